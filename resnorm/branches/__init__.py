@@ -1,0 +1,8 @@
+"""What the capital letters of a word stand for: factories `width -> nn.Module` of learned branches."""
+
+from resnorm.branches.attention import CrossAttention, SelfAttention, attention, cross_attention
+from resnorm.branches.conv import Convolution, conv, conv1x1, conv3x3
+from resnorm.branches.mlp import MLP, Linear, linear, mlp
+
+__all__ = ["CrossAttention", "Convolution", "Linear", "MLP", "SelfAttention", "attention", "conv", "conv1x1", "conv3x3",
+           "cross_attention", "linear", "mlp"]

@@ -1,0 +1,98 @@
+"""Self-attention and cross-attention, by `torch.nn.functional.scaled_dot_product_attention`."""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class _Attention(nn.Module):
+    """What both attentions share: heads, the mask and the output matrix."""
+
+    def __init__(self, width, heads, causal, dropout, bias):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"attention: heads={heads} does not divide the width {width}; use a divisor of {width}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"attention: dropout={dropout} is not a rate; use 0 <= dropout < 1")
+        self.out_width, self.heads, self.causal, self.dropout = width, heads, causal, dropout
+        self.output = nn.Linear(width, width, bias=bias)
+
+    def attend(self, query, key, value, mask):
+        # (batch, tokens, width) -> (batch, heads, tokens, width / heads)
+        query, key, value = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (query, key, value))
+        causal = self.causal
+        if causal and mask is not None:  # scaled_dot_product_attention takes one or the other
+            past = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+            mask = mask & past if mask.dtype == torch.bool else mask.masked_fill(~past, float("-inf"))
+            causal = False
+        rate = self.dropout if self.training else 0.0
+        h = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate, is_causal=causal)
+        return self.output(h.transpose(1, 2).flatten(-2))
+
+
+class SelfAttention(_Attention):
+    r"""Attend from every token to the tokens of the same sequence.
+
+    $$\operatorname{softmax}(Q K^\top / \sqrt{d} + m)\, V W_O, \qquad (Q, K, V) = x\,(W_Q, W_K, W_V)$$
+
+    $d$ is the width of a head, $m$ the mask: a boolean (True = may attend) or a float that is added to the scores.
+    With `causal`, a token attends to itself and to earlier tokens only, whatever the mask allows.
+
+    Shapes: x and output (batch, tokens, width), mask broadcasts to (batch, heads, tokens, tokens).
+    Raises `ValueError` where the heads do not divide the width. Citation: vaswani2017attention.
+    """
+
+    def __init__(self, width, heads=8, causal=False, dropout=0.0, bias=True):
+        super().__init__(width, heads, causal, dropout, bias)
+        self.query_key_value = nn.Linear(width, 3 * width, bias=bias)
+
+    def forward(self, x, mask=None):
+        return self.attend(*self.query_key_value(x).chunk(3, dim=-1), mask)
+
+    def roles(self):
+        """Yield (role, tensor) for `query`, `key`, `value` (views of one matrix), `output` and `bias`."""
+        yield from zip(("query", "key", "value"), self.query_key_value.weight.chunk(3))
+        yield "output", self.output.weight
+        if self.output.bias is not None:
+            yield from (("bias", self.query_key_value.bias), ("bias", self.output.bias))
+
+
+class CrossAttention(_Attention):
+    r"""Attend from every token to the tokens of a memory.
+
+    $$\operatorname{softmax}(Q K^\top / \sqrt{d} + m)\, V W_O, \qquad Q = x W_Q, \quad (K, V) = z\,(W_K, W_V)$$
+
+    $z$ is the memory, $d$ the width of a head, $m$ the mask: a boolean (True = may attend) or a float added to the scores.
+
+    Shapes: x and output (batch, tokens, width), memory (batch, memory tokens, memory_width), mask broadcasts to
+    (batch, heads, tokens, memory tokens).
+    Raises `ValueError` where the heads do not divide the width. Citation: vaswani2017attention.
+    """
+
+    def __init__(self, width, heads=8, memory_width=None, dropout=0.0, bias=True):
+        super().__init__(width, heads, False, dropout, bias)
+        self.query = nn.Linear(width, width, bias=bias)
+        self.key_value = nn.Linear(width if memory_width is None else memory_width, 2 * width, bias=bias)
+
+    def forward(self, x, memory, mask=None):
+        return self.attend(self.query(x), *self.key_value(memory).chunk(2, dim=-1), mask)
+
+    def roles(self):
+        """Yield (role, tensor) for `query`, `key`, `value` (views of one matrix), `output` and `bias`."""
+        yield "query", self.query.weight
+        yield from zip(("key", "value"), self.key_value.weight.chunk(2))
+        yield "output", self.output.weight
+        if self.output.bias is not None:
+            yield from (("bias", self.query.bias), ("bias", self.key_value.bias), ("bias", self.output.bias))
+
+
+def attention(heads=8, causal=False, dropout=0.0, bias=True):
+    """Return a factory of `SelfAttention`."""
+    return partial(SelfAttention, heads=heads, causal=causal, dropout=dropout, bias=bias)
+
+
+def cross_attention(heads=8, memory_width=None, dropout=0.0, bias=True):
+    """Return a factory of `CrossAttention`; a block passes the memory on as `block(x, X=dict(memory=z))`."""
+    return partial(CrossAttention, heads=heads, memory_width=memory_width, dropout=dropout, bias=bias)

@@ -1,0 +1,81 @@
+"""Convolutions, plain, weight-normalised or weight-standardised."""
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from resnorm.norms import weight_norm, weight_standardisation
+
+WEIGHTS = (None, "norm", "standard")
+
+
+class Convolution(nn.Conv2d):
+    r"""Convolve an image with odd kernels, padded so that stride 1 keeps its height and width.
+
+    $$y = \hat w * x + b, \qquad \hat w = w,\; g\,w / \lVert w \rVert \text{ (norm)},\;
+    (w - \mu_w) / \sigma_w \text{ (standard)}$$
+
+    Weight norm and weight standardisation act on each filter. A standardised filter has variance 1 whatever its fan-in:
+    a norm has to follow it.
+
+    Shapes: x (batch, width, height, image width), output (batch, out, height / stride, image width / stride), rounded up.
+    Raises `ValueError` for an even kernel, for groups that do not divide the widths and for an unknown `weight`.
+    Citation: salimans2016weight, qiao2019weight.
+    """
+
+    def __init__(self, width, out=None, kernel=3, stride=1, groups=1, bias=False, weight=None):
+        out = width if out is None else out
+        if kernel % 2 == 0:
+            raise ValueError(f"conv: kernel={kernel} is even and would change the image's size; use an odd kernel")
+        if groups < 1 or width % groups or out % groups:
+            raise ValueError(f"conv: groups={groups} does not divide the widths {width} and {out}; use a common divisor")
+        if weight not in WEIGHTS:
+            raise ValueError(f"conv: weight={weight!r} is unknown; use None, 'norm' or 'standard'")
+        super().__init__(width, out, kernel, stride, kernel // 2, groups=groups, bias=bias)
+        self.out_width, self.form = out, weight
+        if weight == "norm":
+            self.gain = nn.Parameter(torch.empty(out))
+            self.reset_gain()
+
+    @torch.no_grad()
+    def reset_gain(self):
+        """Set weight norm's gain to the length of each filter, so that its filters are the weight; other forms have no gain."""
+        if self.form == "norm":
+            self.gain.copy_(self.weight.flatten(1).norm(dim=1))
+
+    def filters(self):
+        """Return the filters as they are used: (out, width / groups, kernel, kernel)."""
+        if self.form == "norm":
+            return weight_norm(self.weight, self.gain)
+        if self.form == "standard":
+            # eps is added to the variance of a filter, which is about 1 / fan-in: 1e-5 would be a tenth of it in wide layers
+            return weight_standardisation(self.weight, eps=1e-10)
+        return self.weight
+
+    def forward(self, x):
+        return self._conv_forward(x, self.filters(), self.bias)
+
+    def roles(self):
+        """Yield (role, tensor): `kernel` and, where there is one, `bias`."""
+        yield "kernel", self.weight
+        if self.bias is not None:
+            yield "bias", self.bias
+
+    def extra_repr(self):
+        return super().extra_repr() + (f", weight={self.form!r}" if self.form else "")
+
+
+def conv(out=None, kernel=3, stride=1, groups=1, bias=False, weight=None):
+    """Return a factory of `Convolution`; `out=None` keeps the width."""
+    return partial(Convolution, out=out, kernel=kernel, stride=stride, groups=groups, bias=bias, weight=weight)
+
+
+def conv3x3(out=None, stride=1, **options):
+    """Return a factory of 3x3 convolutions."""
+    return conv(out, kernel=3, stride=stride, **options)
+
+
+def conv1x1(out=None, stride=1, **options):
+    """Return a factory of 1x1 convolutions."""
+    return conv(out, kernel=1, stride=stride, **options)

@@ -1,0 +1,75 @@
+"""Feed-forward branches."""
+
+from functools import partial
+
+import torch.nn.functional as F
+from torch import nn
+
+ACTIVATIONS = ("relu", "gelu", "swiglu")
+
+
+class MLP(nn.Module):
+    r"""Map every position through one hidden layer of `expansion * width` units.
+
+    $$W_2\, \phi(W_1 x) \qquad \text{or, with SwiGLU,} \qquad W_2\, (\operatorname{silu}(W_1 x) \odot V x)$$
+
+    Shapes: x (..., width), output (..., out).
+    Raises `ValueError` for an unknown activation and for a hidden layer without units.
+    Citation: vaswani2017attention, shazeer2020glu (SwiGLU).
+    """
+
+    def __init__(self, width, expansion=4, activation="relu", dropout=0.0, bias=True, out=None):
+        super().__init__()
+        units = round(expansion * width)
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"mlp: activation={activation!r} is unknown; use one of {', '.join(ACTIVATIONS)}")
+        if units < 1:
+            raise ValueError(f"mlp: expansion={expansion} of width {width} leaves no hidden unit; use a larger expansion")
+        self.out_width = width if out is None else out
+        self.activation = activation
+        self.hidden = nn.Linear(width, 2 * units if activation == "swiglu" else units, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(units, self.out_width, bias=bias)
+
+    def forward(self, x):
+        h = self.hidden(x)
+        if self.activation == "relu":
+            h = F.relu(h)
+        elif self.activation == "gelu":
+            h = F.gelu(h)
+        else:
+            gate, h = h.chunk(2, dim=-1)
+            h = F.silu(gate) * h
+        return self.output(self.dropout(h))
+
+    def roles(self):
+        """Yield (role, tensor): `hidden` (twice with SwiGLU: views of one matrix), `output` and `bias`."""
+        for weight in self.hidden.weight.chunk(2 if self.activation == "swiglu" else 1):
+            yield "hidden", weight
+        yield "output", self.output.weight
+        if self.output.bias is not None:
+            yield from (("bias", self.hidden.bias), ("bias", self.output.bias))
+
+
+class Linear(nn.Linear):
+    r"""Map every position linearly: $W x + b$. Shapes: x (..., width), output (..., out)."""
+
+    def __init__(self, width, out=None, bias=True):
+        super().__init__(width, width if out is None else out, bias=bias)
+        self.out_width = self.out_features
+
+    def roles(self):
+        """Yield (role, tensor): `output`, since the matrix writes into the stream, and `bias`."""
+        yield "output", self.weight
+        if self.bias is not None:
+            yield "bias", self.bias
+
+
+def mlp(expansion=4, activation="relu", dropout=0.0, bias=True, out=None):
+    """Return a factory of `MLP`."""
+    return partial(MLP, expansion=expansion, activation=activation, dropout=dropout, bias=bias, out=out)
+
+
+def linear(out=None, bias=True):
+    """Return a factory of `Linear`."""
+    return partial(Linear, out=out, bias=bias)

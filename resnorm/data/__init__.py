@@ -1,0 +1,26 @@
+"""Data sets, one function each: bundled defaults and real ones side by side."""
+
+from resnorm.data.dataset import DataSet
+from resnorm.data.images import cifar10, digits
+from resnorm.data.root import DataError, data_root
+
+DATA_SETS = {function.__name__: function for function in (digits, cifar10)}
+
+
+def load(name: str, **options) -> DataSet:
+    """The data set of that name; options go to its function.
+
+    Raises ValueError for an unknown name or an option that the data set does not have.
+    """
+    import inspect
+
+    if name not in DATA_SETS:
+        raise ValueError(f"unknown data set {name!r}: there are {', '.join(DATA_SETS)}")
+    allowed = list(inspect.signature(DATA_SETS[name]).parameters)
+    unknown = [option for option in options if option not in allowed]
+    if unknown:
+        raise ValueError(f"data set {name!r} has no option {', '.join(unknown)}: it has {', '.join(allowed)}")
+    return DATA_SETS[name](**options)
+
+
+__all__ = ["DATA_SETS", "DataError", "DataSet", "cifar10", "data_root", "digits", "load"]

@@ -1,0 +1,88 @@
+"""What a data set is: three splits held as tensors, and what a model has to know of them."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+Split = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Three splits of one data set, each a pair of tensors (inputs, targets).
+
+    Shapes:
+        images: inputs uint8 (examples, channels, height, width), targets int64 (examples,).
+        sequences: inputs int64 tokens (examples, context), targets int64 (examples, context);
+        a target of -100 is not scored.
+
+    ``spec`` holds what a model is built from: ``inputs`` (channels), ``size`` (pixels a side) and ``classes`` for images;
+    ``vocabulary``, ``context`` and ``symbols`` (character i is token i) for sequences.
+    ``mean`` and ``std`` are per channel, of the training split, in units of the largest pixel value (255).
+
+    Raises ValueError where a split does not have the shapes and types above.
+    """
+
+    name: str
+    kind: str
+    train: Split
+    validation: Split
+    test: Split
+    spec: dict = field(default_factory=dict)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("images", "sequences"):
+            raise ValueError(f"kind={self.kind!r} of data set {self.name!r}: allowed are 'images' and 'sequences'")
+        dtype, dimensions = (torch.uint8, 4) if self.kind == "images" else (torch.int64, 2)
+        for split in ("train", "validation", "test"):
+            inputs, targets = getattr(self, split)
+            if inputs.dtype != dtype or inputs.dim() != dimensions:
+                raise ValueError(
+                    f"{split} inputs of {self.name!r} are {inputs.dtype} with shape {tuple(inputs.shape)}: "
+                    f"{self.kind} need {dtype} with {dimensions} dimensions"
+                )
+            expected = inputs.shape[:1] if self.kind == "images" else inputs.shape
+            if targets.dtype != torch.int64 or targets.shape != expected:
+                raise ValueError(
+                    f"{split} targets of {self.name!r} are {targets.dtype} with shape {tuple(targets.shape)}: "
+                    f"they must be torch.int64 with shape {tuple(expected)}"
+                )
+        if self.kind == "images" and not self.mean:
+            mean, std = channel_statistics(self.train[0])
+            object.__setattr__(self, "mean", mean)
+            object.__setattr__(self, "std", std)
+
+    def decode(self, tokens: Tensor) -> str:
+        """The characters that a row of tokens (context,) stands for; targets that are not scored are left out."""
+        return "".join(self.spec["symbols"][token] for token in tokens.tolist() if token >= 0)
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of uint8 images (examples, channels, height, width), per channel, in units of 255.
+
+    They are rounded to four decimals, so that they do not depend on the number of threads that summed them.
+    """
+    # One channel at a time: a float copy of all images would take four times their memory.
+    pairs = [torch.std_mean(images[:, channel].float() / 255, correction=0) for channel in range(images.shape[1])]
+    # A channel without any contrast is only centred; dividing by its deviation would give NaN.
+    return tuple(round(float(m), 4) for _, m in pairs), tuple(round(float(s), 4) or 1.0 for s, _ in pairs)
+
+
+def stratified_split(targets: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of ``count`` examples that hold every class in its share, and the indices of the others.
+
+    Shapes: targets (examples,) -> (count,), (examples - count,). Raises ValueError where count is not within 0 and the
+    number of examples.
+    """
+    if not 0 <= count <= len(targets):
+        raise ValueError(f"cannot take {count} of {len(targets)} examples: ask for 0 to {len(targets)}")
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
+    position = torch.empty(len(targets))
+    for label in targets.unique():
+        members = (targets[order] == label).nonzero().flatten()
+        position[members] = (torch.arange(len(members)) + 0.5) / len(members)
+    order = order[position.argsort(stable=True)]
+    return order[:count], order[count:]

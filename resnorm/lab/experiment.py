@@ -1,0 +1,171 @@
+"""What to run: a task, a model, a recipe and a seed, as plain data whose hash is its name."""
+
+import hashlib
+import inspect
+import itertools
+import json
+from dataclasses import dataclass, fields
+from typing import Any
+
+# Where the data lie is a fact of the machine: in the description it would give one experiment two names.
+_OF_THE_MACHINE = {"root", "path", "download"}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Describe one training run completely, as JSON: equal descriptions have equal names.
+
+    ``task``: ``dict(name=..., **options)`` for `resnorm.data.load`; ``model``: ``dict(name=..., **options)`` for
+    `resnorm.models.build`; ``recipe``: the fields of `resnorm.training.Recipe`; ``seed``: an integer >= 0.
+    Raises ValueError or TypeError that names an unknown key and the allowed ones.
+    """
+
+    task: dict[str, Any]
+    model: dict[str, Any]
+    recipe: dict[str, Any]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for part in ("task", "model", "recipe"):
+            object.__setattr__(self, part, _plain(getattr(self, part), part))
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed is {self.seed!r}; give an integer of 0 or more")
+        _check_task(self.task)
+        _check_model(self.model)
+        _check_recipe(self.recipe)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @property
+    def name(self) -> str:
+        """The first 16 hexadecimal digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The description as plain dictionaries: keys task, model, recipe, seed."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def to_json(self) -> str:
+        """The canonical JSON: sorted keys, no blanks."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Experiment":
+        """Build from plain dictionaries; raises ValueError for a key that is not task, model, recipe or seed."""
+        if not isinstance(content, dict):
+            raise TypeError(f"an experiment is a dictionary, not {type(content).__name__}")
+        allowed = [field.name for field in fields(cls)]
+        _check_keys("an experiment", content, allowed)
+        for part in allowed[:3]:
+            if part not in content:
+                raise ValueError(f"the experiment has no {part!r}; it needs {', '.join(allowed)}")
+        return cls(**content)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Experiment":
+        """Read what `to_json` wrote."""
+        return cls.from_dict(json.loads(text))
+
+    def replace(self, path: str, value: Any) -> "Experiment":
+        """Return a copy with one setting changed: ``replace("model.depth", 20)``, ``replace("seed", 1)``.
+
+        A part alone takes a dictionary of settings that are changed together: ``replace("model", {...})``.
+        Raises ValueError for a path that does not start with task, model, recipe or seed.
+        """
+        part, _, key = path.partition(".")
+        content = self.to_dict()
+        if part not in content or (part == "seed" and key):
+            raise ValueError(f"{path!r} is no setting; write task.KEY, model.KEY, recipe.KEY or seed")
+        if part == "seed":
+            content["seed"] = value
+        elif key:
+            content[part] = {**content[part], key: value}
+        elif isinstance(value, dict):
+            content[part] = {**content[part], **value}
+        else:
+            raise TypeError(f"{path!r} alone takes a dictionary of settings, not {value!r}")
+        return Experiment(**content)
+
+
+def sweep(base: Experiment, grid: dict[str, list]) -> list[Experiment]:
+    """Vary ``base`` over every combination of the settings in ``grid``; the last one varies fastest.
+
+    Keys are paths as in `Experiment.replace`: ``{"seed": [0, 1, 2], "model.depth": [20, 56]}``.
+    """
+    experiments = []
+    for values in itertools.product(*grid.values()):
+        experiment = base
+        for path, value in zip(grid, values, strict=True):
+            experiment = experiment.replace(path, value)
+        experiments.append(experiment)
+    return experiments
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Copy into JSON's own types, so that nobody changes it later and ``1.0`` and ``1`` give one name."""
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"{where} has the key {key!r}; keys are strings")
+        return {key: _plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, where) for item in value]
+    if isinstance(value, float):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise ValueError(f"{where} is {value}; give a finite number")
+        return int(value) if value.is_integer() else value
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    raise TypeError(f"{where} is a {type(value).__name__}; use numbers, strings, booleans, lists and dictionaries")
+
+
+def _check_keys(what: str, given: Any, allowed: list[str]) -> None:
+    unknown = [key for key in given if key not in allowed]
+    if unknown:
+        raise ValueError(f"{what} has no {unknown[0]!r}; allowed: {', '.join(sorted(allowed))}")
+
+
+def _options(function: Any) -> tuple[list[str], bool]:
+    """The names of a function's parameters, and whether it takes any other keyword as well."""
+    parameters = inspect.signature(function).parameters.values()
+    names = [item.name for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
+    return names, any(item.kind is item.VAR_KEYWORD for item in parameters)
+
+
+def _named(registry: dict[str, Any], settings: dict[str, Any], what: str) -> Any:
+    if settings.get("name") not in registry:
+        raise ValueError(f"there is no {what} {settings.get('name')!r}; allowed: {', '.join(registry)}")
+    return registry[settings["name"]]
+
+
+def _check_task(task: dict[str, Any]) -> None:
+    from resnorm.data import DATA_SETS
+
+    names, anything = _options(_named(DATA_SETS, task, "task"))
+    machine = _OF_THE_MACHINE & set(task)
+    if machine:
+        raise ValueError(f"the task has {machine.pop()!r}, which belongs to the machine: set RESNORM_DATA to the folder")
+    if not anything:
+        _check_keys(f"the task {task['name']!r}", task, ["name", *(set(names) - _OF_THE_MACHINE)])
+
+
+def _check_model(model: dict[str, Any]) -> None:
+    from resnorm.catalog import VARIANTS
+    from resnorm.models import MODELS
+
+    names, anything = _options(_named(MODELS, model, "model"))
+    if "variant" in model and model["variant"] not in VARIANTS:
+        raise ValueError(f"there is no variant {model['variant']!r}; allowed: {', '.join(sorted(VARIANTS))}")
+    if anything:
+        default = inspect.signature(MODELS[model["name"]]).parameters.get("variant")
+        variant = model.get("variant", default and default.default)
+        names += VARIANTS[variant].options if variant in VARIANTS else []
+    _check_keys(f"the model {model['name']!r}", model, ["name", *names])
+
+
+def _check_recipe(recipe: dict[str, Any]) -> None:
+    from resnorm.training import Recipe
+
+    _check_keys("the recipe", recipe, [field.name for field in fields(Recipe)])
+    Recipe(**recipe)

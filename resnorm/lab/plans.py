@@ -1,0 +1,192 @@
+"""The experiments of the book: one plan a question, sized by a preset that never changes its meaning."""
+
+import inspect
+import json
+from collections.abc import Callable
+from typing import Any
+
+from resnorm.lab.experiment import Experiment, sweep
+
+PRESETS = ("smoke", "cpu", "colab", "paper")
+PLANS: dict[str, Callable[..., list[Experiment]]] = {}
+SEEDS = (0, 1, 2)
+
+# The optimiser settings of He et al. [he2016deep; he2016identity], in every preset.
+_SGD = dict(optimizer="sgd", momentum=0.9, weight_decay=1e-4)
+_IMAGES = {
+    "smoke": (
+        dict(name="digits"),
+        dict(width=8),
+        dict(epochs=4, batch_size=128, lr=0.1, schedule="one_cycle", precision="fp32", probe_every=16),
+    ),
+    # bf16 by name, because "auto" is fp32 on a CPU: recording machines have bf16 matrix units, which train these
+    # networks twice as fast; a CPU without them gives the same numbers, only slower than fp32 would be.
+    "cpu": (
+        dict(name="cifar10", subset=10000),
+        dict(width=16),
+        dict(epochs=8, batch_size=128, lr=0.1, schedule="one_cycle", augment="crop_flip", precision="bf16",
+             probe_every=100),
+    ),
+    "colab": (
+        dict(name="cifar10", subset=20000),
+        dict(width=16),
+        dict(epochs=8, batch_size=256, lr=0.2, schedule="one_cycle", augment="crop_flip", probe_every=100),
+    ),
+    # 64,000 steps of 128 images are 182 epochs of the 45,000 that the validation split leaves.
+    "paper": (
+        dict(name="cifar10"),
+        dict(width=16),
+        dict(epochs=182, batch_size=128, lr=0.1, schedule="step", milestones=[32000, 48000], decay=0.1, warmup=400,
+             augment="crop_flip", probe_every=4000),
+    ),
+}  # fmt: skip
+
+
+def plan(name: str, preset: str = "smoke", **narrow: Any) -> list[Experiment]:
+    """Return the experiments of the plan ``name`` at the size ``preset``, all seeds of one variant after another's.
+
+    ``narrow``: the plan's own parameters, such as ``seeds``, ``depths`` or ``orders``.
+    Raises ValueError for an unknown plan, preset or parameter.
+    """
+    if name not in PLANS:
+        raise ValueError(f"there is no plan {name!r}; allowed: {', '.join(PLANS)}")
+    allowed = list(inspect.signature(PLANS[name]).parameters)[1:]
+    unknown = [key for key in narrow if key not in allowed]
+    if unknown:
+        raise ValueError(f"the plan {name!r} has no parameter {unknown[0]!r}; allowed: {', '.join(allowed)}")
+    return PLANS[name](check_preset(preset), **narrow)
+
+
+def _plan(function: Callable[..., list[Experiment]]) -> Callable[..., list[Experiment]]:
+    PLANS[function.__name__] = function
+    return function
+
+
+@_plan
+def degradation(preset: str, seeds: Any = SEEDS, depths: Any = None) -> list[Experiment]:
+    """Plain against residual networks by depth: does the deeper one train worse?  [he2016deep]"""
+    default = {"smoke": (8, 20), "cpu": (8, 20, 56), "colab": (20, 56), "paper": (20, 32, 44, 56)}
+    depths = _integers("depths", default[preset] if depths is None else depths, least=8)
+    models = [dict(variant=variant, depth=depth) for depth in depths for variant in ("plain", "residual")]
+    return _image_sweep(preset, seeds, models)
+
+
+@_plan
+def conv_orders(preset: str, seeds: Any = SEEDS, depth: int | None = None) -> list[Experiment]:
+    """Where the norm stands in a convolutional block: after the addition, before it, or first.  [he2016identity]"""
+    depth = depth or {"smoke": 8, "cpu": 20, "colab": 20, "paper": 110}[preset]
+    variants = ("resnet_v1", "conv_norm_act_add", "conv_act_norm_add", "resnet_v2")
+    return _image_sweep(preset, seeds, [dict(variant=variant, depth=depth) for variant in variants])
+
+
+@_plan
+def recursive_skip(
+    preset: str, seeds: Any = SEEDS, orders: Any = (2,), lambdas: Any = (2,), depth: int | None = None
+) -> list[Experiment]:
+    """Skip, xSkip, xSkip+LN, xSkip+BN, rSkip+LN, rSkip+BN on images.  [liu2020rethinking]"""
+    orders, lambdas = check_orders(orders), check_lambdas(lambdas)
+    depth = depth or {"smoke": 8, "cpu": 20, "colab": 20, "paper": 110}[preset]
+    models: list[dict[str, Any]] = [dict(variant="residual")]
+    models += [dict(variant="xskip", skip=skip) for skip in lambdas]
+    for norm in ("layer2d", "batch"):
+        models += [dict(variant="xskip_norm", merge_norm=norm, skip=skip) for skip in lambdas]
+    for norm in ("layer2d", "batch"):
+        models += [dict(variant="rskip_norm", merge_norm=norm, order=order) for order in orders]
+    return _image_sweep(preset, seeds, [dict(model, depth=depth) for model in models])
+
+
+@_plan
+def preact_resnet20(preset: str, seeds: Any = (0,)) -> list[Experiment]:
+    """PreAct-ResNet-20 on all of CIFAR-10: the one number that says the training is sound.  [he2016identity]"""
+    task, _, recipe = _IMAGES[preset]
+    if preset in ("cpu", "colab"):
+        task = dict(name="cifar10")
+        recipe = dict(recipe, epochs=12, batch_size=128, lr=0.2, weight_decay=5e-4, probe_every=0)
+    depth, width = (8, 8) if preset == "smoke" else (20, 16)
+    base = Experiment(task, dict(name="cifar_resnet", variant="resnet_v2", depth=depth, width=width), _SGD | recipe)
+    return sweep(base, {"seed": check_seeds(seeds)})
+
+
+def _image_sweep(preset: str, seeds: Any, models: list[dict]) -> list[Experiment]:
+    task, model, recipe = _IMAGES[preset]
+    base = Experiment(task, dict(name="cifar_resnet", **model), _SGD | recipe)
+    return sweep(base, {"seed": check_seeds(seeds), "model": models})
+
+
+@_plan
+def warm_up(preset: str, seeds: Any = SEEDS) -> list[Experiment]:
+    """Pre-Norm against Post-Norm Transformers, with and without learning-rate warm-up.  [xiong2020layer]"""
+    task, model, recipe = {
+        "smoke": (
+            dict(name="number_words", limit=2000),
+            dict(depth=4, width=32, heads=2),
+            dict(epochs=2, batch_size=64, lr=3e-3, probe_every=15),
+        ),
+        "cpu": (
+            dict(name="number_words", limit=10000),
+            dict(depth=12, width=64, heads=4),
+            dict(epochs=8, batch_size=64, lr=2e-3, precision="bf16", probe_every=100),
+        ),
+        "colab": (
+            dict(name="number_words", limit=20000),
+            dict(depth=12, width=128, heads=4),
+            dict(epochs=10, batch_size=128, lr=2e-3, probe_every=100),
+        ),
+        "paper": (
+            dict(name="number_words", limit=100000),
+            dict(depth=24, width=256, heads=8),
+            dict(epochs=40, batch_size=128, lr=1e-3, probe_every=500),
+        ),
+    }[preset]
+    steps = {"smoke": 20, "cpu": 300, "colab": 400, "paper": 4000}[preset]
+    optimizer = dict(optimizer="adamw", weight_decay=0.01, schedule="inverse_sqrt")
+    base = Experiment(task, dict(name="transformer_lm", **model), optimizer | recipe)
+    grid = {"seed": check_seeds(seeds), "model.variant": ["pre", "post"], "recipe.warmup": [0, steps]}
+    return sweep(base, grid)
+
+
+def check_preset(preset: Any) -> str:
+    """Return the preset; raises ValueError in one line if there is no such preset."""
+    if preset not in PRESETS:
+        raise ValueError(f"preset is {preset!r}; allowed: {', '.join(PRESETS)}")
+    return preset
+
+
+def check_seeds(seeds: Any) -> list[int]:
+    """Return seeds as a list, from a list or its text ("[0, 1, 2]"); raises ValueError for anything below 0."""
+    return _integers("seeds", seeds, least=0)
+
+
+def check_orders(orders: Any) -> list[int]:
+    """Return rSkip's orders as a list, from a list or its text ("[1, 2]"); raises ValueError for anything below 1."""
+    return _integers("orders", orders, least=1)
+
+
+def check_lambdas(lambdas: Any) -> list[float]:
+    """Return xSkip's factors as a list, from a list or its text ("[0.5, 2]"); raises ValueError for 0 or less."""
+    values = _list("lambdas", lambdas, "numbers above 0, such as [0.5, 1, 2]")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+            raise ValueError(f"lambdas has {value!r}; allowed: numbers above 0, such as [0.5, 1, 2]")
+    return values
+
+
+def _integers(name: str, values: Any, least: int) -> list[int]:
+    allowed = f"integers of {least} or more, such as [{least}, {least + 1}]"
+    values = _list(name, values, allowed)
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} has {value!r}; allowed: {allowed}")
+    return values
+
+
+def _list(name: str, values: Any, allowed: str) -> list:
+    if isinstance(values, str):  # papermill's -p passes a list as text
+        try:
+            values = json.loads(values)
+        except ValueError:
+            raise ValueError(f"{name} is {values!r}; give a list of {allowed}") from None
+    values = list(values) if isinstance(values, (list, tuple, range)) else [values]
+    if not values or len(set(map(repr, values))) < len(values):
+        raise ValueError(f"{name} is {values!r}; give a list, without repeats, of {allowed}")
+    return values

@@ -1,0 +1,159 @@
+"""What came out of a run: final metrics, thinned curves, probes, and where the numbers come from."""
+
+import datetime
+import functools
+import hashlib
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resnorm.lab.experiment import Experiment
+
+PACKAGE = Path(__file__).resolve().parent.parent
+# A change in one of these cannot change what a training run computes.
+_NOT_HASHED = {"plots.py", "claims.py", "__main__.py", "lab/plans.py", "lab/frames.py"}
+_CURVE_POINTS, _PROBE_STEPS, _DIGITS = 200, 24, 6
+
+
+@dataclass(frozen=True)
+class Record:
+    """Hold what one experiment gave.
+
+    ``status``: "finished" or "diverged". ``metrics``: final values by name. ``curves``: rows of step, epoch, split,
+    metric, value. ``probes``: rows of step, block and the measured quantities. ``provenance``: version, source, commit,
+    torch, python, device, precision, threads, date, wall_seconds (seconds), peak_memory_bytes (bytes or None).
+    """
+
+    experiment: Experiment
+    status: str
+    metrics: dict[str, float]
+    curves: list[dict[str, Any]]
+    probes: list[dict[str, Any]]
+    provenance: dict[str, Any]
+
+    def to_json(self) -> str:
+        """The record as compact JSON: curves thinned, numbers rounded to 6 significant digits, NaN as null."""
+        content = {
+            "experiment": self.experiment.to_dict(),
+            "status": self.status,
+            "metrics": _rounded(self.metrics),
+            "curves": _columns(_thin(self.curves, by=("split", "metric"), points=_CURVE_POINTS)),
+            "probes": _columns(_thin(self.probes, by=("block",), points=_PROBE_STEPS)),
+            "provenance": _rounded(self.provenance),
+        }
+        # One line a part: small on disk, and a changed record still shows a readable difference.
+        lines = (f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in content.items())
+        return "{\n" + ",\n".join(lines) + "\n}\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Record":
+        """Read what `to_json` wrote; a null number becomes NaN."""
+        content = json.loads(text)
+        return cls(
+            experiment=Experiment.from_dict(content["experiment"]),
+            status=content["status"],
+            metrics={key: math.nan if value is None else value for key, value in content["metrics"].items()},
+            curves=_rows(content["curves"]),
+            probes=_rows(content["probes"]),
+            provenance=content["provenance"],
+        )
+
+
+def provenance(outcome: Any) -> dict[str, Any]:
+    """Say where the numbers of a `resnorm.training.Run` come from: code, machine, date, time and memory."""
+    import torch
+
+    from resnorm import __version__
+
+    return {
+        "version": __version__,
+        "source": source_hash(),
+        "commit": _commit(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": _device_name(str(outcome.device)),
+        "precision": str(outcome.precision),
+        "threads": torch.get_num_threads(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "wall_seconds": outcome.wall_seconds,
+        "peak_memory_bytes": outcome.peak_memory_bytes,
+    }
+
+
+@functools.cache
+def source_hash() -> str:
+    """Hash the package's source as it was when this process first asked: 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).as_posix()
+        if name not in _NOT_HASHED:
+            digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The commit of the checkout that the package lies in, with "+changes" if its source differs from it."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", PACKAGE.parent, *words], capture_output=True, text=True, timeout=20)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    try:
+        # An installed package may lie inside another project's repository, whose commit says nothing about it.
+        top = git("rev-parse", "--show-toplevel")
+        commit = git("rev-parse", "HEAD") if top and Path(top).resolve() == PACKAGE.parent else ""
+        changed = commit and git("status", "--porcelain", "--", PACKAGE.name)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return (commit + ("+changes" if changed else "")) or None
+
+
+def _device_name(device: str) -> str:
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    if device == "cpu" and Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or device if device == "cpu" else device
+
+
+def _thin(rows: list[dict], by: tuple[str, ...], points: int) -> list[dict]:
+    """Keep at most ``points`` evenly spaced rows of each curve, the first and the last among them."""
+    curves: dict[tuple, list[dict]] = {}
+    for row in rows:
+        curves.setdefault(tuple(row.get(key) for key in by), []).append(row)
+    kept = set()
+    for curve in curves.values():
+        count = min(len(curve), points)
+        kept |= {id(curve[round(i * (len(curve) - 1) / max(count - 1, 1))]) for i in range(count)}
+    return [row for row in rows if id(row) in kept]
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        rounded = float(f"{value:.{_DIGITS}g}")
+        return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded
+    return value
+
+
+def _columns(rows: Iterable[dict]) -> dict[str, list]:
+    rows = list(rows)
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return {key: [_rounded(row.get(key)) for row in rows] for key in keys}
+
+
+def _rows(columns: dict[str, list]) -> list[dict]:
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

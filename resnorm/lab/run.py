@@ -1,0 +1,222 @@
+"""The one way through: experiment -> store hit, or data -> model -> fit -> record."""
+
+import functools
+import json
+import math
+import os
+import statistics
+import sys
+import threading
+import time
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+
+from resnorm.lab.experiment import Experiment
+from resnorm.lab.record import Record, provenance, source_hash
+from resnorm.lab.store import Store
+
+
+def run(experiment: Experiment, store: Store | None = None, progress: bool = True) -> Record:
+    """Return the experiment's record: from ``store`` (default: the live store) if it has one, else by running it.
+
+    An interrupted run leaves a checkpoint in the store and goes on from there. A diverged run is a record too.
+    """
+    store = Store.live() if store is None else store
+    record = store.get(experiment)
+    if record is not None:
+        return record
+
+    import torch
+
+    from resnorm.models import build
+    from resnorm.training import Recipe, fit
+
+    source_hash()  # of the source as it is now, not as somebody has edited it by the end of the run
+    data = _load(json.dumps(experiment.task, sort_keys=True))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(experiment.seed)
+        options = {key: value for key, value in experiment.model.items() if key != "name"}
+        model = build(experiment.model["name"], data, **options)
+        checkpoint = store.checkpoint(experiment)
+        outcome = fit(
+            model, data, Recipe(**experiment.recipe), seed=experiment.seed, checkpoint=checkpoint, progress=progress
+        )
+    record = Record(
+        experiment, outcome.status, outcome.metrics, outcome.curves, outcome.probes, provenance(outcome)
+    )
+    store.put(record)
+    checkpoint.unlink(missing_ok=True)
+    return record
+
+
+@functools.lru_cache(maxsize=2)
+def _load(task: str):
+    from resnorm.data import load
+
+    return load(**json.loads(task))
+
+
+def run_all(
+    experiments: list[Experiment],
+    store: Store | None = None,
+    budget: float | None = None,
+    processes: int | None = None,
+    progress: bool = True,
+) -> list[Record]:
+    """Run every experiment that ``store`` (default: the live store) lacks; return the records that then exist, in order.
+
+    ``processes``: how many run side by side, one thread each (default 1, with all threads; on a GPU leave it at 1).
+    ``budget``: seconds. A run that, judged by the records of its like, would not fit is not started, and what still
+    runs when the time is over is stopped; its checkpoint lets the next call go on from there.
+    Raises ExceptionGroup, after all the others are done, if runs failed.
+    """
+    store = Store.live() if store is None else store
+    _check_positive("processes", processes)
+    _check_positive("budget", budget)
+    pending = [experiment for experiment in dict.fromkeys(experiments) if store.get(experiment) is None]
+    # Those already begun come first: a series of short budgets then finishes runs instead of beginning all of them.
+    pending.sort(key=lambda experiment: not store.checkpoint(experiment).exists())
+    # A run in this process cannot be stopped from outside, so a budget needs a second one.
+    separate = budget is not None or (processes or 1) > 1
+    errors = (_run_in_processes if separate else _run_here)(pending, store, budget, processes or 1, progress)
+    if errors:
+        raise ExceptionGroup(f"{len(errors)} of {len(pending)} runs failed", errors)
+    return [record for experiment in experiments if (record := store.get(experiment)) is not None]
+
+
+def recorded(experiments: list[Experiment]) -> list[Record]:
+    """Return the committed records of these experiments, in order; runs nothing and leaves out what is missing."""
+    store = Store.committed()
+    return [record for experiment in experiments if (record := store.get(experiment)) is not None]
+
+
+def estimate(experiment: Experiment, records: list[Record]) -> float | None:
+    """Return the seconds that the experiment should take, from records of its like; None if there are none.
+
+    Records that differ in the seed alone count first; else those of the same task, model, depth and width, in
+    proportion to their epochs, and of those the slowest, because variants cost differently.
+    """
+
+    def key(item: Experiment, exact: bool) -> tuple:
+        if exact:
+            return item.replace("seed", 0).name, ""
+        return item.task["name"], *(str(item.model.get(setting)) for setting in ("name", "depth", "width"))
+
+    def work(item: Experiment) -> float:
+        return item.recipe.get("epochs", 1) * (item.task.get("subset") or item.task.get("limit") or math.inf)
+
+    finished = [record for record in records if record.status == "finished"]
+    for exact in (True, False):
+        like = [record for record in finished if key(record.experiment, exact) == key(experiment, exact)]
+        if like and exact:
+            return statistics.median(record.provenance["wall_seconds"] for record in like)
+        seconds = []
+        for record in like:
+            ratio = work(experiment) / work(record.experiment)
+            if math.isnan(ratio):  # both on all examples
+                ratio = experiment.recipe.get("epochs", 1) / record.experiment.recipe.get("epochs", 1)
+            if 0 < ratio < math.inf:
+                seconds.append(ratio * record.provenance["wall_seconds"])
+        if seconds:
+            return max(seconds)
+    return None
+
+
+def _run_here(pending, store, budget, processes, progress) -> list[Exception]:
+    errors = []
+    for number, experiment in enumerate(pending, start=1):
+        try:
+            record = run(experiment, store, progress=progress)
+            _say(progress, number, len(pending), record)
+        except Exception as error:
+            errors.append(_named(error, experiment))
+    return errors
+
+
+def _run_in_processes(pending, store, budget, processes, progress) -> list[Exception]:
+    deadline = math.inf if budget is None else time.monotonic() + budget
+    waiting, running, errors, total = list(pending), {}, [], len(pending)
+    # torch may already run threads here, which a forked child would inherit dead.
+    pool = ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=_prepare, initargs=(os.getpid(), processes)
+    )
+    try:
+        while waiting or running:
+            left = deadline - time.monotonic()
+            known = store.records() if budget is not None else []
+            while waiting and len(running) < processes and left > 0:
+                chosen = next((e for e in waiting if _fits(e, store, known, left)), None)
+                if chosen is None:
+                    break
+                waiting.remove(chosen)
+                running[pool.submit(run, chosen, store, progress and processes == 1)] = chosen
+            if not running or left <= 0:
+                break
+            done, _ = wait(running, timeout=None if left == math.inf else left, return_when=FIRST_COMPLETED)
+            for future in done:
+                experiment = running.pop(future)
+                try:
+                    record = future.result()
+                    _say(progress, total - len(waiting) - len(running), total, record)
+                except Exception as error:
+                    errors.append(_named(error, experiment))
+        return errors
+    finally:
+        _stop(pool, at_once=bool(running))
+
+
+def _fits(experiment: Experiment, store: Store, records: list[Record], left: float) -> bool:
+    if left == math.inf or store.checkpoint(experiment).exists():
+        return True
+    seconds = estimate(experiment, records)
+    return seconds is None or seconds <= left
+
+
+def _prepare(parent: int, processes: int) -> None:
+    import torch
+
+    if processes > 1:
+        torch.set_num_threads(1)
+
+    def follow() -> None:
+        # A parent that was killed cannot stop its children: they look whether it is still there.
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _stop(pool: ProcessPoolExecutor, at_once: bool) -> None:
+    # The executor has no public way to stop a running call before Python 3.14.
+    workers = list((pool._processes or {}).values()) if at_once else []
+    pool.shutdown(wait=False, cancel_futures=True)
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.join()
+
+
+def _say(progress: bool, number: int, total: int, record: Record) -> None:
+    if progress:
+        metrics = record.metrics
+        name = next((key for key in ("test_accuracy", "test_exact_match", "test_loss") if key in metrics), None)
+        result = f", {name} {metrics[name]:.4g}" if name else ""
+        seconds = record.provenance["wall_seconds"]
+        model = " ".join(f"{key}={value}" for key, value in record.experiment.model.items() if key != "name")
+        print(
+            f"[{number}/{total}] {record.experiment.model['name']} {model} seed={record.experiment.seed}: "
+            f"{record.status} in {seconds:.0f} s{result}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _named(error: Exception, experiment: Experiment) -> Exception:
+    error.add_note(f"in the experiment {experiment.to_json()}")
+    return error
+
+
+def _check_positive(name: str, value: float | None) -> None:
+    if value is not None and value <= 0:
+        raise ValueError(f"{name} is {value}; give a number above 0")

@@ -1,0 +1,99 @@
+"""Where records lie: one small JSON file an experiment, named by its hash, never half-written."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from resnorm.lab.experiment import Experiment
+from resnorm.lab.record import PACKAGE, Record, source_hash
+
+
+class Store:
+    """Keep records in a folder.
+
+    ``path``: the folder, made when first needed. ``same_source``: if true, a record counts only when the package's
+    source was the one that runs now; an older one is then run again and replaced.
+    """
+
+    def __init__(self, path: str | os.PathLike, same_source: bool = False) -> None:
+        self.path, self.same_source = Path(path), same_source
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r}, same_source={self.same_source})"
+
+    @classmethod
+    def committed(cls) -> "Store":
+        """The full-size records that come with the project: ``results/records``, or the copy in an installed package."""
+        packed = PACKAGE / "records"
+        return cls(packed if packed.is_dir() else PACKAGE.parent / "results" / "records")
+
+    @classmethod
+    def live(cls) -> "Store":
+        """The records of this build, valid for this source only: ``_build/records``, or the folder in RESNORM_LIVE."""
+        home = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").exists() else Path.cwd()
+        return cls(os.environ.get("RESNORM_LIVE") or home / "_build" / "records", same_source=True)
+
+    def _file(self, experiment: Experiment) -> Path:
+        return self.path / f"{experiment.name}.json"
+
+    def get(self, experiment: Experiment) -> Record | None:
+        """Return the record of the experiment, or None. Raises ValueError naming a file that is no record."""
+        path = self._file(experiment)
+        record = self._read(path) if path.exists() else None
+        return record if record and self._counts(record) else None
+
+    def put(self, record: Record) -> Path:
+        """Write the record in one step: another process sees the whole file or none."""
+        path = self._file(record.experiment)
+        write_atomically(path, record.to_json())
+        return path
+
+    def records(self) -> list[Record]:
+        """All records of the folder that count, ordered by file name."""
+        return [record for path in sorted(self.path.glob("*.json")) if self._counts(record := self._read(path))]
+
+    def frame(self, kind: str = "metrics"):
+        """All records as one tidy DataFrame; see `resnorm.lab.frame`."""
+        from resnorm.lab.frames import frame
+
+        return frame(self.records(), kind)
+
+    def checkpoint(self, experiment: Experiment) -> Path:
+        """The file from which an interrupted run of this experiment, with this source, goes on."""
+        folder = self.path / "checkpoints"
+        folder.mkdir(parents=True, exist_ok=True)
+        ignore = folder / ".gitignore"
+        if not ignore.exists():
+            write_atomically(ignore, "*\n")
+        return folder / f"{experiment.name}-{source_hash()}.pt"
+
+    def _counts(self, record: Record) -> bool:
+        return not self.same_source or record.provenance.get("source") == source_hash()
+
+    @staticmethod
+    def _read(path: Path) -> Record:
+        try:
+            record = Record.from_json(path.read_text(encoding="utf-8"))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path.name} is no valid record ({error}); delete it and run it again") from error
+        if record.experiment.name != path.stem:
+            raise ValueError(f"{path.name} holds the experiment {record.experiment.name}; rename or delete it")
+        return record
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write ``text`` so that a reader, or a kill at any moment, finds the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The same folder, because a rename is atomic only within one file system.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only their owner reads; records are for everybody.
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,5 +1,7 @@
 """Records as tidy frames: one row an observation."""
 
+import math
+import statistics
 from typing import Any
 
 from resnorm.lab.record import Record
@@ -70,3 +72,55 @@ def _observations(record: Record, kind: str):
         for key, value in row.items()
         if key not in _PROBE_KEYS
     )
+
+
+def summary(records: list[Record], metric: str | None = None) -> str:
+    """Return a text table: for each variant the mean and standard deviation over seeds, and how many seeds these are.
+
+    ``metric``: show this one only. Records of different tasks, models or recipes stand in tables of their own.
+    Raises ValueError if no record has the metric.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        item = record.experiment
+        key = f"{_words(item.task)} | {item.model['name']} | {_words(item.recipe)}"
+        groups.setdefault(key, []).append(record)
+    known = dict.fromkeys(name for record in records for name in record.metrics)
+    if metric and metric not in known:
+        raise ValueError(f"no record has the metric {metric!r}; allowed: {', '.join(known)}")
+    shown = [metric] if metric else [name for name in known if name.endswith(("_accuracy", "_exact", "train_loss"))]
+    return "\n\n".join(f"{title}\n{_table(group, shown)}" for title, group in groups.items())
+
+
+def _table(records: list[Record], metrics: list[str]) -> str:
+    import pandas
+
+    columns = [name for name in settings_columns(records) if name not in ("task", "model", "seed")]
+    paths = settings_columns(records)
+    runs: dict[tuple, list[Record]] = {}
+    for record in records:
+        runs.setdefault(tuple(_setting(record, paths[name]) for name in columns), []).append(record)
+    rows = []
+    for values, group in runs.items():
+        diverged = sum(record.status == "diverged" for record in group)
+        rows.append(
+            {name: "" if value is None else value for name, value in zip(columns, values, strict=True)}
+            | {"seeds": "one seed" if len(group) == 1 else f"{len(group)} seeds"}
+            | {name: mean_and_deviation([record.metrics.get(name, math.nan) for record in group]) for name in metrics}
+            | {"diverged": diverged, "seconds": f"{sum(r.provenance['wall_seconds'] for r in group) / len(group):.0f}"}
+            | {"device": ", ".join(dict.fromkeys(record.provenance["device"] for record in group))}
+        )
+    return pandas.DataFrame(rows).to_string(index=False)
+
+
+def mean_and_deviation(values: list[float]) -> str:
+    """Return "mean ± sample standard deviation" of the finite values, or the one value alone; "-" if there is none."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return "-"
+    mean = f"{statistics.mean(finite):.4f}"
+    return mean if len(finite) == 1 else f"{mean} ± {statistics.stdev(finite):.4f}"
+
+
+def _words(settings: dict[str, Any]) -> str:
+    return ", ".join(str(value) if key == "name" else f"{key} {value}" for key, value in settings.items())

@@ -76,7 +76,7 @@ def provenance(outcome: Any) -> dict[str, Any]:
         "commit": _commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "device": _device_name(str(outcome.device)),
+        "device": device_name() if outcome.device == "cpu" else outcome.device,
         "precision": str(outcome.precision),
         "threads": torch.get_num_threads(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -114,16 +114,17 @@ def _commit() -> str | None:
     return (commit + ("+changes" if changed else "")) or None
 
 
-def _device_name(device: str) -> str:
+def device_name() -> str:
+    """Name the device that a run would take here: the GPU, or the model of the CPU."""
     import torch
 
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    if device == "cpu" and Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or device if device == "cpu" else device
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    # platform.processor() is empty or "x86_64" on Linux, where two CPUs can differ fourfold in bf16.
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def _thin(rows: list[dict], by: tuple[str, ...], points: int) -> list[dict]:

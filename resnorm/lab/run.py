@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 
 from resnorm.lab.experiment import Experiment
-from resnorm.lab.record import Record, provenance, source_hash
+from resnorm.lab.record import Record, device_name, provenance, source_hash
 from resnorm.lab.store import Store
 
 
@@ -136,6 +136,7 @@ def _run_here(pending, store, budget, processes, progress) -> list[Exception]:
 def _run_in_processes(pending, store, budget, processes, progress) -> list[Exception]:
     deadline = math.inf if budget is None else time.monotonic() + budget
     waiting, running, errors, total = list(pending), {}, [], len(pending)
+    here = device_name()
     # torch may already run threads here, which a forked child would inherit dead.
     pool = ProcessPoolExecutor(
         processes, mp_context=get_context("spawn"), initializer=_prepare, initargs=(os.getpid(), processes)
@@ -143,7 +144,7 @@ def _run_in_processes(pending, store, budget, processes, progress) -> list[Excep
     try:
         while waiting or running:
             left = deadline - time.monotonic()
-            known = store.records() if budget is not None else []
+            known = [item for item in store.records() if item.provenance["device"] == here] if budget is not None else []
             while waiting and len(running) < processes and left > 0:
                 chosen = next((e for e in waiting if _fits(e, store, known, left)), None)
                 if chosen is None:

@@ -3,7 +3,7 @@
 import os
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from time import perf_counter
 
@@ -86,25 +86,26 @@ class _Loop:
     """The state of one run; `run_all` carries it from wherever it stands to the end."""
 
     def __init__(self, model, data, recipe, seed, device, checkpoint, progress) -> None:
-        self.data, self.recipe, self.seed, self.device, self.checkpoint = data, recipe, seed, device, checkpoint
+        self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
+        self.checkpoint, self.progress = checkpoint, progress
         self.precision = choose_precision(recipe.precision, device)
-        channels_last = recipe.channels_last
-        if channels_last == "auto":
-            channels_last = data.kind == "images" and any(p.dim() == 4 for p in model.parameters())
-        self.channels_last = channels_last
-        self.model = model.to(device, memory_format=torch.channels_last if channels_last else torch.preserve_format)
-        self.forward = torch.compile(self.model) if recipe.compile else self.model
+        self.channels_last = recipe.channels_last
+        if self.channels_last == "auto":
+            self.channels_last = data.kind == "images" and any(p.dim() == 4 for p in model.parameters())
+        model.to(device, memory_format=torch.channels_last if self.channels_last else torch.preserve_format)
+        self.model = model
+        self.forward = torch.compile(model) if recipe.compile else model
         self.train = self._batches("train")
         self.steps_per_epoch = len(self.train) // recipe.batch_size
         self.steps = recipe.epochs * self.steps_per_epoch
         self.rates = learning_rates(recipe, self.steps)
-        self.optimizer = build_optimizer(self.model, recipe)
+        self.optimizer = build_optimizer(model, recipe)
         self.scaler = gradient_scaler(self.precision, device)
         self.run = Run(device=_device_name(device), precision=self.precision)
         self.step = 0
-        self.recent, self.epoch_so_far = Scores(device), Scores(device)
+        self.order = None
+        self.recent, self.of_epoch = Scores(device), Scores(device)
         self.seconds_aside = 0.0
-        self.show = progress and (sys.stderr.isatty() or "google.colab" in sys.modules)
 
     def run_all(self) -> Run:
         from tqdm import tqdm
@@ -114,31 +115,179 @@ class _Loop:
         self._restore()
         self.started = perf_counter() - self.run.wall_seconds
         self.model.train()
-        order = None
-        with tqdm(total=self.steps, initial=self.step, unit="step", disable=not self.show) as bar:
+        # In a notebook that is only executed, a bar would become part of the page.
+        shown = self.progress and (sys.stderr.isatty() or "google.colab" in sys.modules)
+        with tqdm(total=self.steps, initial=self.step, unit="step", disable=not shown) as bar:
             while self.run.status == "running":
-                epoch, position = divmod(self.step, self.steps_per_epoch)
-                if order is None or position == 0:
-                    order = Order(len(self.train), self.seed, epoch, self.device, self.train.shift)
-                if self.recipe.probe_every and self.step % self.recipe.probe_every == 0:
-                    self._probe()
-                start = position * self.recipe.batch_size
-                self._train_on(*self.train.batch(order, slice(start, start + self.recipe.batch_size)))
-                self.step += 1
+                self._one_step()
                 bar.update()
-                ends_epoch = self.step % self.steps_per_epoch == 0
-                if ends_epoch or self.step % LOG_EVERY == 0:
-                    self._log(ends_epoch)
-                    bar.set_postfix({row["metric"]: f"{row['value']:.3f}" for row in self.run.curves[-2:]})
-                if ends_epoch and (self._epoch() % self.recipe.evaluate_every == 0 or self.step == self.steps):
-                    self._evaluate("validation")
-                if self.step == self.steps and self.run.status == "running":
-                    self._finish()
-                if self.checkpoint and self.run.status == "running" and self.checkpoint.due(self.step, self.steps_per_epoch):
+                if self.step % LOG_EVERY == 0 or self._ends_epoch():
+                    self._log()
+                if self._ends_epoch() and self.run.status == "running":
+                    self._end_epoch()
+                    bar.set_postfix({name: f"{value:.3f}" for name, value in self.run.metrics.items()})
+                if self.run.status != "running":
+                    self._summarise()
+                if self.checkpoint and (
+                    self.run.status != "running" or self.checkpoint.due(self.step, self.steps_per_epoch)
+                ):
                     self._save()
         self.model.eval()
         return self.run
 
+    def _one_step(self) -> None:
+        recipe = self.recipe
+        epoch, position = divmod(self.step, self.steps_per_epoch)
+        if self.order is None or position == 0:
+            self.order = Order(len(self.train), self.seed, epoch, self.device, self.train.shift)
+        if recipe.probe_every and self.step % recipe.probe_every == 0:
+            self._probe()
+        start = position * recipe.batch_size
+        inputs, targets = self.train.batch(self.order, slice(start, start + recipe.batch_size))
+        with autocast(self.precision, self.device):
+            logits = self.forward(inputs)
+        loss = cross_entropy(logits, targets, recipe.label_smoothing)
+        self.scaler.scale(loss).backward()
+        if recipe.clip is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rates[self.step]
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.recent.add(loss.detach(), logits.detach(), targets)
+        self.step += 1
+
+    def _ends_epoch(self) -> bool:
+        return self.step % self.steps_per_epoch == 0
+
+    def _log(self) -> None:
+        # The one place of an epoch where the host waits for the device, and where a loss gone wrong is noticed.
+        self.of_epoch.sums += self.recent.sums
+        self._observe("train", self.recent)
+        self.recent = Scores(self.device)
+
+    def _end_epoch(self) -> None:
+        epoch = self.step // self.steps_per_epoch
+        last = self.step == self.steps
+        self.run.metrics |= _named("train", self.of_epoch.metrics(self.data.kind))
+        self.of_epoch = Scores(self.device)
+        if epoch % self.recipe.evaluate_every == 0 or last:
+            self._evaluate("validation")
+        if last and self.run.status == "running":
+            self._evaluate("test")
+        if last and self.run.status == "running":
+            self.run.status = "finished"
+
+    def _observe(self, split: str, scores: Scores) -> dict[str, float]:
+        values = scores.metrics(self.data.kind)
+        if not isfinite(values["loss"]):
+            self.run.status = "diverged"
+            return {}
+        place = dict(step=self.step, epoch=self.step / self.steps_per_epoch, split=split)
+        self.run.curves += [place | dict(metric=metric, value=value) for metric, value in values.items()]
+        return values
+
+    def _evaluate(self, split: str) -> None:
+        if not len(getattr(self.data, split)[0]):
+            return
+        with self._aside(), torch.no_grad():
+            self.model.eval()
+            batches, scores = self._batches(split), Scores(self.device)
+            for start in range(0, len(batches), EVALUATION_BATCH):
+                inputs, targets = batches.plain(slice(start, start + EVALUATION_BATCH))
+                with autocast(self.precision, self.device):
+                    logits = self.model(inputs)
+                scores.add(cross_entropy(logits, targets), logits, targets)
+            self.run.metrics |= _named(split, self._observe(split, scores))
+            self.model.train()
+
+    def _probe(self) -> None:
+        from resnorm import probes
+
+        # Forked, so that a run with probes is the same run as one without them.
+        with self._aside(), torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            inputs, targets = self.train.plain(slice(0, PROBE_BATCH))
+            place = dict(step=self.step, epoch=self.step / self.steps_per_epoch)
+            rows = probes.measure(self.model, inputs, lambda logits: cross_entropy(logits, targets))
+            self.run.probes += [place | row for row in rows]
+
+    def _summarise(self) -> None:
+        run, kind = self.run, self.data.kind
+        run.wall_seconds = perf_counter() - self.started
+        examples = self.step * self.recipe.batch_size
+        items = examples if kind == "images" else examples * self.data.train[1].shape[1]
+        if run.status == "diverged":
+            run.metrics = {}  # what an earlier epoch measured is in the curves; as final values it would mislead
+        rate = items / (run.wall_seconds - self.seconds_aside)
+        run.metrics |= {"steps": self.step, f"{'images' if kind == 'images' else 'tokens'}_per_second": rate}
+        run.peak_memory_bytes = max(run.peak_memory_bytes, _peak_memory(self.device))
+
+    @contextmanager
+    def _aside(self):
+        """Time in here is not counted as training."""
+        start = perf_counter()
+        yield
+        self.seconds_aside += perf_counter() - start
+
     def _batches(self, split: str) -> Batches:
         augment = self.recipe.augment if split == "train" else "none"
         return Batches(self.data, split, self.device, augment, self.channels_last)
+
+    def _identity(self) -> dict:
+        return identity(self.model, self.data, self.recipe, self.seed, self.device, self.precision)
+
+    def _save(self) -> None:
+        with self._aside():
+            self.run.wall_seconds = perf_counter() - self.started
+            cuda = self.device.type == "cuda"
+            self.checkpoint.save(
+                dict(
+                    identity=self._identity(),
+                    step=self.step,
+                    model=self.model.state_dict(),
+                    optimizer=self.optimizer.state_dict(),
+                    scaler=self.scaler.state_dict(),
+                    random=torch.get_rng_state(),
+                    random_cuda=torch.cuda.get_rng_state(self.device) if cuda else None,
+                    recent=self.recent.sums,
+                    of_epoch=self.of_epoch.sums,
+                    seconds_aside=self.seconds_aside,
+                    run=asdict(self.run),
+                )
+            )
+
+    def _restore(self) -> None:
+        state = self.checkpoint and self.checkpoint.load(self._identity(), self.device)
+        if not state:
+            return
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["random"].cpu())
+        if state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
+        self.recent.sums, self.of_epoch.sums = state["recent"], state["of_epoch"]
+        self.seconds_aside = state["seconds_aside"]
+        self.run = Run(**state["run"])
+
+
+def _named(split: str, values: dict[str, float]) -> dict[str, float]:
+    return {f"{split}_{metric}": value for metric, value in values.items()}
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows has no such count
+        return 0
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,281 @@
+"""The command line: ``python -m resnorm --help``."""
+
+import json as json_format
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+# torch takes seconds to import: every command imports what it needs, so that --help answers at once.
+app = typer.Typer(
+    help="Run, record and show the experiments of the book.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Preset = Annotated[str, typer.Option(help="Size of the experiments: smoke, cpu, colab or paper.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of a table.")]
+Data = Annotated[str, typer.Option(help="Folder of the data sets (default: RESNORM_DATA, else ~/.cache/resnorm).")]
+Folder = Annotated[str, typer.Option("--store", help="Folder of the records.")]
+Settings = Annotated[
+    list[str], typer.Option("--set", metavar="PATH=VALUE", help="Change a setting: --set model.depth=20. Repeatable.")
+]
+Processes = Annotated[int, typer.Option(min=1, help="Runs side by side, one thread each; keep 1 on a GPU.")]
+COMMITTED = "results/records"
+
+
+@app.command()
+def run(
+    plan: Annotated[str, typer.Argument(help="Name of a plan that has one experiment, such as preact_resnet20.")] = "",
+    preset: Preset = "smoke",
+    task: Annotated[str, typer.Option(help="Instead of a plan: the data set, such as cifar10.")] = "",
+    model: Annotated[str, typer.Option(help="With --task: the model, such as cifar_resnet.")] = "",
+    settings: Settings = [],  # noqa: B006 - typer copies it
+    seed: Annotated[int, typer.Option(help="Seed of initialisation and data order (default: the plan's first).")] = -1,
+    data: Data = "",
+    store: Folder = "",
+    json: Json = False,
+) -> None:
+    """Run one experiment, or show its record if the store has it.
+
+    python -m resnorm run preact_resnet20 --preset cpu
+
+    python -m resnorm run --task cifar10 --model cifar_resnet --set model.depth=20 --set recipe.epochs=10 --seed 0
+    """
+    from resnorm import lab
+
+    experiments = _experiments(plan, preset, task, model, settings, [seed] if seed >= 0 else None)
+    if len(experiments) > 1:
+        raise ValueError(f"the plan {plan!r} has {len(experiments)} experiments: use `sweep`, or --seed and --set")
+    _data_root(data)
+    record = lab.run(experiments[0], _store(store), progress=not json)
+    _print_records([record], json, None)
+
+
+@app.command()
+def sweep(
+    plan: Annotated[str, typer.Argument(help="Name of a plan, such as recursive_skip.")] = "",
+    preset: Preset = "smoke",
+    task: Annotated[str, typer.Option(help="Instead of a plan: the data set.")] = "",
+    model: Annotated[str, typer.Option(help="With --task: the model.")] = "",
+    settings: Settings = [],  # noqa: B006
+    grid: Annotated[
+        list[str], typer.Option(metavar="PATH=LIST", help="Vary a setting: --grid model.depth=8,20. Repeatable.")
+    ] = [],  # noqa: B006
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas (default: the plan's).")] = "",
+    processes: Processes = 1,
+    data: Data = "",
+    store: Folder = "",
+    json: Json = False,
+) -> None:
+    """Run all experiments of a plan or a grid; those with a record are not run again.
+
+    python -m resnorm sweep recursive_skip --preset cpu --processes 2
+
+    python -m resnorm sweep --task digits --model mlp_stack --grid model.depth=4,16 --grid model.variant=plain,residual
+    """
+    from resnorm import lab
+
+    chosen = [_value(seed) for seed in seeds.split(",")] if seeds else None
+    experiments = _experiments(plan, preset, task, model, settings, chosen)
+    for path, values in map(_assignment, grid):
+        values = [_value(value) for value in values.split(",")]
+        experiments = [other for experiment in experiments for other in lab.sweep(experiment, {path: values})]
+    _data_root(data)
+    records = lab.run_all(experiments, _store(store), processes=processes, progress=not json)
+    _print_records(records, json, None)
+
+
+@app.command()
+def missing(
+    preset: Preset = "cpu",
+    notebooks: Annotated[Path, typer.Option(help="Folder of the notebooks.")] = Path("notebooks"),
+    store: Folder = COMMITTED,
+    json: Json = False,
+) -> None:
+    """List the experiments that the notebooks name and the store lacks."""
+    lacking = _missing(_plans_of(notebooks), preset, _store(store))
+    if json:
+        print(json_format.dumps([{"plan": name, **item.to_dict(), "name": item.name} for name, item in lacking]))
+        return
+    for name, item in lacking:
+        print(f"{item.name}  {name:16} {_short(item)}")
+    print(f"{len(lacking)} experiments are missing in {store} for the preset {preset}.", file=sys.stderr)
+
+
+@app.command()
+def fill(
+    plans: Annotated[list[str], typer.Argument(help="Plans to fill (default: those that the notebooks name).")] = None,
+    budget: Annotated[float, typer.Option(help="Seconds to spend.", show_default="no limit")] = 0,
+    preset: Preset = "cpu",
+    processes: Processes = 1,
+    notebooks: Annotated[Path, typer.Option(help="Folder of the notebooks.")] = Path("notebooks"),
+    data: Data = "",
+    store: Folder = COMMITTED,
+) -> None:
+    """Run missing experiments until the time is used; safe to interrupt, the next call goes on.
+
+    python -m resnorm fill --preset cpu --budget 1800 --processes 2
+    """
+    from resnorm import lab
+
+    if budget < 0:
+        raise ValueError(f"--budget is {budget:g}; give seconds above 0")
+    _data_root(data)
+    target = _store(store)
+    names = plans or _plans_of(notebooks)
+    experiments = [item for _, item in _missing(names, preset, target)]
+    # Seed by seed, so that a short budget gives every variant once rather than one variant three times.
+    experiments.sort(key=lambda item: item.seed)
+    done = lab.run_all(experiments, target, budget or None, processes)
+    print(f"{len(done)} of {len(experiments)} missing experiments were run; {len(experiments) - len(done)} are left.")
+
+
+@app.command()
+def show(
+    plan: Annotated[str, typer.Argument(help="Show this plan's records only.")] = "",
+    preset: Annotated[str, typer.Option(help="With a plan: its size.")] = "cpu",
+    metric: Annotated[str, typer.Option(help="Show this metric only, such as test_accuracy.")] = "",
+    store: Folder = COMMITTED,
+    json: Json = False,
+) -> None:
+    """Show records as a table: mean and standard deviation over seeds."""
+    from resnorm import lab
+
+    target = _store(store)
+    wanted = lab.plan(plan, preset) if plan else None
+    records = target.records() if wanted is None else [r for item in wanted if (r := target.get(item)) is not None]
+    if not records:
+        print(f"There are no such records in {store}.", file=sys.stderr)
+    _print_records(records, json, metric or None)
+
+
+@app.command()
+def variants(json: Json = False) -> None:
+    """List the catalog: every named variant with its word and equation."""
+    from resnorm import equation
+    from resnorm.catalog import VARIANTS
+
+    rows = [
+        {"name": item.name, "word": item.spell(), "equation": equation(item.spell()), "title": item.title,
+         "sentence": item.sentence, "cite": item.cite}
+        for item in VARIANTS.values()
+    ]  # fmt: skip
+    if json:
+        print(json_format.dumps(rows, ensure_ascii=False))
+        return
+    wide = {key: max(len(row[key]) for row in rows) for key in ("name", "word")}
+    for row in rows:
+        print(f"{row['name']:{wide['name']}}  {row['word']:{wide['word']}}  {row['title']}")
+
+
+def _experiments(plan: str, preset: str, task: str, model: str, settings: list[str], seeds: list | None) -> list:
+    from resnorm import lab
+
+    if bool(plan) == bool(task or model):
+        raise ValueError(f"give either a plan ({', '.join(lab.PLANS)}) or --task and --model")
+    if plan:
+        experiments = lab.plan(plan, preset, **({} if seeds is None else {"seeds": seeds}))
+    elif task and model:
+        changes = [(path, _value(value)) for path, value in map(_assignment, settings)]
+        content: dict[str, Any] = {"task": {"name": task}, "model": {"name": model}, "recipe": {}}
+        # All settings together, because one alone may be valid only with another.
+        for path, value in changes:
+            part, _, key = path.partition(".")
+            if part not in content or not key:
+                raise ValueError(f"--set {path}: write task.KEY, model.KEY or recipe.KEY")
+            content[part][key] = value
+        base = lab.Experiment.from_dict(content)
+        return [base.replace("seed", seed) for seed in lab.check_seeds([0] if seeds is None else seeds)]
+    else:
+        raise ValueError("--task and --model go together: give both")
+    for path, value in map(_assignment, settings):
+        experiments = [item.replace(path, _value(value)) for item in experiments]
+    return list(dict.fromkeys(experiments))
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    path, equals, value = text.partition("=")
+    if not (path and equals and value):
+        raise ValueError(f"{text!r} is no setting: write PATH=VALUE, such as model.depth=20")
+    return path, value
+
+
+def _value(text: str) -> Any:
+    try:
+        return json_format.loads(text)
+    except ValueError:
+        return text
+
+
+def _store(folder: str):
+    from resnorm.lab import Store
+
+    return Store.live() if not folder else Store.committed() if folder == COMMITTED else Store(folder)
+
+
+def _data_root(folder: str) -> None:
+    if folder:
+        if not Path(folder).is_dir():
+            raise ValueError(f"--data {folder}: there is no such folder")
+        os.environ["RESNORM_DATA"] = folder
+
+
+def _plans_of(notebooks: Path) -> list[str]:
+    """The plans that the notebooks call by name: ``plan("name"``."""
+    if not notebooks.is_dir():
+        raise ValueError(f"there is no folder {notebooks}: name it with --notebooks, or name plans")
+    names: dict[str, None] = {}
+    for path in sorted(notebooks.glob("*.ipynb")):
+        cells = json_format.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        names |= dict.fromkeys(re.findall(r"\bplan\(\s*[\"'](\w+)[\"']", code))
+    return list(names)
+
+
+def _missing(plans: list[str], preset: str, store) -> list[tuple[str, Any]]:
+    from resnorm.lab import plan
+
+    lacking = {}
+    for name in plans:
+        for experiment in plan(name, preset):
+            if experiment not in lacking and store.get(experiment) is None:
+                lacking[experiment] = name
+    return [(name, experiment) for experiment, name in lacking.items()]
+
+
+def _short(experiment) -> str:
+    model = " ".join(f"{key}={value}" for key, value in experiment.model.items() if key != "name")
+    return f"{experiment.task['name']} {experiment.model['name']} {model} seed={experiment.seed}"
+
+
+def _print_records(records: list, json: bool, metric: str | None) -> None:
+    if json:
+        rows = [
+            {"name": r.experiment.name, **r.experiment.to_dict(), "status": r.status, "metrics": r.metrics,
+             "provenance": r.provenance}
+            for r in records
+        ]  # fmt: skip
+        print(json_format.dumps(rows))
+    elif records:
+        from resnorm.lab import summary
+
+        print(summary(records, metric))
+
+
+def main() -> None:
+    """Run the command line; bad input ends in one line on stderr and exit code 2."""
+    try:
+        app(prog_name="python -m resnorm")
+    except (ValueError, TypeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

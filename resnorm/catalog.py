@@ -1,0 +1,221 @@
+"""The one list of named variants: word, settings, initialisation, citation and one plain sentence for each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from resnorm.branches import attention, conv1x1, conv3x3, cross_attention, mlp
+from resnorm.init import deepnorm_alpha
+from resnorm.norms import norm
+from resnorm.words import BRANCHES, Block, Scalar, Tied, add, drop_path, layer_scale, lerp
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A named residual block: `variant("pre").block(64)` builds it, `variant("pre").word` spells it.
+
+    `word` is a string, or a function of the options that returns one. `options` are the variant's own options with their
+    defaults; `settings` maps them (and `n`, where the variant changes the norms) to the settings of its letters.
+    `init` names its rule in `resnorm.init`, `cite` its source in the bibliography, `tags` the groups of the gallery:
+    "generic" (a branch F of any kind), "image" (convolutions), "transformer" (attention and MLP).
+    An option `depth` is the number of residual branches of the whole stack, two for a Transformer layer.
+    """
+
+    name: str
+    title: str
+    word: str | Callable[..., str]
+    sentence: str
+    cite: str
+    options: dict[str, Any] = field(default_factory=dict)
+    settings: Callable[..., dict[str, Any]] = lambda **options: {}
+    init: str | None = None
+    tags: tuple[str, ...] = ("generic",)
+
+    def spell(self, **options: Any) -> str:
+        """Return the word; raises `ValueError` for an unknown option or an impossible value."""
+        options = self._complete(options)
+        return self.word if isinstance(self.word, str) else self.word(**options)
+
+    def settings_for(self, **letters_and_options: Any) -> dict[str, Any]:
+        """Return the settings of every glue and merge letter: the variant's own, and what the caller sets on top of them.
+
+        Names of one character are letters, the others are options. The norm is "batch" with convolutions and "layer"
+        without, unless it is given. Raises `ValueError` for an unknown option or an impossible value.
+        """
+        letters = {name: value for name, value in letters_and_options.items() if len(name) == 1}
+        options = self._complete({name: value for name, value in letters_and_options.items() if len(name) > 1})
+        word = self.spell(**options)
+        if "n" in word:
+            letters.setdefault("n", self._norm(word))
+        settings = self.settings(**options)
+        if "affine" in options:
+            letters["n"] = _recursive_norms(letters["n"], options["order"], options["affine"])
+        return settings | letters
+
+    def block(self, width: int, **letters_and_options: Any) -> Block:
+        """Build the block, with an example branch for every branch letter that the caller leaves out.
+
+        Shapes: as `Block`; (batch, tokens, width) for attention, (batch, width, height, image width) for convolutions.
+        Raises `ValueError` for an unknown option or letter.
+        """
+        options = {name: value for name, value in letters_and_options.items() if len(name) > 1}
+        word = self.spell(**options)
+        return Block(word, width, **(_example_branches(word, width) | self.settings_for(**letters_and_options)))
+
+    @staticmethod
+    def _norm(word: str) -> str:
+        return "batch" if "C" in word else "rms(affine=False)" if "l" in word else "layer"
+
+    def _complete(self, options: dict[str, Any]) -> dict[str, Any]:
+        for name in options:
+            if name not in self.options:
+                allowed = f"its options are {', '.join(self.options)}" if self.options else "it has no options"
+                raise ValueError(f"variant {self.name!r} has no option {name!r}; {allowed}")
+        return {**self.options, **options}
+
+
+def _example_branches(word: str, width: int) -> dict[str, Any]:
+    """A small branch for every branch letter of a word."""
+    heads = math.gcd(width, 8)
+    kernels = [conv3x3()] * word.count("C")
+    if word.count("C") == 3:
+        kernels = [conv1x1(width // 4), conv3x3(), conv1x1(width)]
+    examples = {"F": mlp(), "M": mlp(), "A": attention(heads), "X": cross_attention(heads), "C": kernels}
+    return {letter: examples[letter] for letter in examples if letter in word}
+
+
+def _recursive_norms(setting: Any, order: int, affine: str) -> Any:
+    """The norms of a recursive skip: whose gain and bias a step learns is a choice that the paper leaves open."""
+    if affine == "shared":
+        return Tied(setting)
+    if affine == "last":
+        without = partial(norm, setting, affine=False) if isinstance(setting, str) else partial(setting, affine=False)
+        return [without] * (order - 1) + [setting]
+    if affine == "step":
+        return setting
+    raise ValueError(f"affine={affine!r}; allowed: 'step' (each step its own), 'shared' (one for all steps), 'last'")
+
+
+def _recursive_word(order: int, affine: str) -> str:
+    if isinstance(order, bool) or not isinstance(order, int) or order < 1:
+        raise ValueError(f"order={order!r}; the order of a recursive skip is an integer of 1 or more")
+    return "F" + "an" * order
+
+
+def transformer_word(word: str) -> str:
+    """Spell a generic word for a Transformer layer, attention then MLP: `nFa` becomes `nAa nMa`.
+
+    Raises `ValueError` for a word whose branches are not F, or A and M.
+    """
+    branches = {letter for letter in word if letter in BRANCHES}
+    if branches == {"F"}:
+        return f"{word.replace('F', 'A')} {word.replace('F', 'M')}"
+    if branches == {"A", "M"}:
+        return word
+    raise ValueError(f"the word {word!r} has the branches {', '.join(sorted(branches))}; a Transformer layer needs a word of F, "
+                     "such as 'nFa', or of A and M")
+
+
+IMAGE, TRANSFORMER = ("image",), ("transformer",)
+
+_ALL = (
+    Variant("plain", "Plain", "F", "The branch alone, without a skip.", "he2016deep"),
+    Variant("residual", "Residual", "Fa", "The branch learns what to add to its input.", "he2016deep"),
+    Variant("pre", "Pre-Norm", "nFa", "The branch reads a normalised stream; the stream itself is never normalised.", "xiong2020layer"),
+    Variant("post", "Post-Norm", "Fan", "Add & Norm: the sum of skip and branch is normalised.", "vaswani2017attention"),
+    Variant("res_post", "Residual post-norm", "Fna", "The branch's output is normalised before the addition.", "liu2021swin2"),
+    Variant("sandwich", "Sandwich (Peri-LN)", "nFna", "The branch is normalised on both sides.", "kim2025peri"),
+    Variant(
+        "keel", "Keel", "nFan", "Post-Norm with a second norm in front of the branch and a skip scaled by the depth.", "chen2026keel",
+        options={"depth": 12}, settings=lambda depth: {"a": add(skip=Scalar("α", depth))},
+    ),
+    Variant(
+        "xskip", "xSkip", "Fa", "The skip is multiplied by a fixed scale.", "liu2020rethinking",
+        options={"skip": 2.0}, settings=lambda skip: {"a": add(skip=Scalar("λ", skip))},
+    ),
+    Variant(
+        "xskip_norm", "xSkip + norm", "Fan", "The skip is multiplied by a fixed scale, and the sum is normalised.", "liu2020rethinking",
+        options={"skip": 2.0}, settings=lambda skip: {"a": add(skip=Scalar("λ", skip))},
+    ),
+    Variant(
+        "rskip_norm", "rSkip + norm", _recursive_word, "The skip is added again and again, with a norm after each addition.",
+        "liu2020rethinking", options={"order": 2, "affine": "step"}, settings=lambda order, affine: {},
+    ),
+    Variant(
+        "deepnorm", "DeepNorm", "Fan", "Post-Norm with a larger skip, and smaller weights at initialisation.", "wang2022deepnet",
+        options={"depth": 12}, settings=lambda depth: {"a": add(skip=Scalar("α", deepnorm_alpha(depth)))}, init="deepnorm",
+    ),
+    Variant(
+        "depth_scaled", "Depth-scaled branch", "nFa", "Pre-Norm whose branches are divided by the square root of their number.",
+        "marion2025scaling", options={"depth": 12}, settings=lambda depth: {"a": add(gain=Scalar("γ", depth**-0.5))},
+    ),
+    Variant(
+        "rezero", "ReZero", "Fa", "The branch is multiplied by a learned scalar that starts at 0.", "bachlechner2021rezero",
+        settings=lambda: {"a": add(gain=0.0, learn="gain")},
+    ),
+    Variant(
+        "skipinit", "SkipInit", "Fa", "The branch is multiplied by a learned scalar that starts at 0 or at a small value.", "de2020batch",
+        options={"gain": 0.0}, settings=lambda gain: {"a": add(gain=gain, learn="gain")},
+    ),
+    Variant(
+        "layerscale", "LayerScale", "nFsa", "Every feature of the branch has a learned gain that starts small.", "touvron2021going",
+        options={"init": 1e-5, "dim": -1}, settings=lambda init, dim: {"s": layer_scale(init, dim)},
+    ),
+    Variant(
+        "drop_path", "Drop path", "nFpa", "Whole branches are dropped at random during training.", "huang2016deep",
+        options={"rate": 0.1}, settings=lambda rate: {"p": drop_path(rate)},
+    ),
+    Variant("resnet_v1", "ResNet v1", "CnrCnar", "Two convolutions, and a ReLU after the addition.", "he2016deep", tags=IMAGE),
+    Variant("bottleneck_v1", "ResNet v1 bottleneck", "CnrCnrCnar", "A 3x3 convolution between a narrowing and a widening one.",
+            "he2016deep", tags=IMAGE),
+    Variant("resnet_v2", "ResNet v2", "nrCnrCa", "Norm and ReLU come before each convolution; the stream stays free.",
+            "he2016identity", tags=IMAGE),
+    Variant("bottleneck_v2", "ResNet v2 bottleneck", "nrCnrCnrCa", "Full pre-activation around a bottleneck.", "he2016identity", tags=IMAGE),
+    Variant(
+        "projection_v2", "ResNet v2 projection", "nr|CnrCa", "Where the width changes, the projection takes the pre-activated input.",
+        "he2016identity", settings=lambda: {"a": add(shortcut="projection")}, tags=IMAGE,
+    ),
+    Variant("norm_after_add", "Norm after addition", "CnrCanr", "ResNet v1 with its last norm moved onto the stream.",
+            "he2016identity", tags=IMAGE),
+    Variant("relu_before_add", "ReLU before addition", "CnrCnra", "ResNet v1 with its last ReLU moved into the branch, which then only adds.",
+            "he2016identity", tags=IMAGE),
+    Variant("relu_only_pre", "ReLU-only pre-activation", "rCnrCna", "The ReLU comes before the convolutions, the norm after them.",
+            "he2016identity", tags=IMAGE),
+    Variant("pyramid", "PyramidNet", "nCnrCna", "No ReLU before the first convolution, and a norm at the end of the branch.",
+            "han2017pyramidal", tags=IMAGE),
+    Variant("conv_norm_act_add", "Conv-norm-act-add", "Cnra", "One convolution, with its norm before its activation.",
+            "ioffe2015batch", tags=IMAGE),
+    Variant("conv_act_norm_add", "Conv-act-norm-add", "Crna", "One convolution, with its norm after its activation.",
+            "ioffe2015batch", tags=IMAGE),
+    Variant(
+        "densenet", "DenseNet", "nrCnrCc", "The branch's features are concatenated to everything before them.", "huang2017densely",
+        options={"growth": 12}, settings=lambda growth: {"C": [conv1x1(4 * growth), conv3x3(growth)]}, tags=IMAGE,
+    ),
+    Variant("encoder_pre", "Encoder layer, Pre-Norm", "nAa nMa", "Self-attention and MLP, each with Pre-Norm.", "xiong2020layer",
+            tags=TRANSFORMER),
+    Variant("encoder_post", "Encoder layer, Post-Norm", "Aan Man", "Self-attention and MLP, each with Add & Norm.",
+            "vaswani2017attention", tags=TRANSFORMER),
+    Variant("encoder_b2t", "Encoder layer, B2T", "Aan Mabn", "Post-Norm, and the layer's input is added before its last norm.",
+            "takase2022b2t", tags=TRANSFORMER),
+    Variant("decoder_pre", "Decoder layer, Pre-Norm", "nAa nXa nMa", "Self-attention, attention to a memory and MLP, each with Pre-Norm.",
+            "xiong2020layer", tags=TRANSFORMER),
+    Variant("decoder_post", "Decoder layer, Post-Norm", "Aan Xan Man",
+            "Self-attention, attention to a memory and MLP, each with Add & Norm.", "vaswani2017attention", tags=TRANSFORMER),
+    Variant(
+        "ngpt", "nGPT", "Anln Mnln", "The stream moves on a sphere, a learned step towards each normalised branch.", "loshchilov2024ngpt",
+        settings=lambda: {"l": lerp()}, tags=TRANSFORMER,
+    ),
+)
+
+VARIANTS: dict[str, Variant] = {one.name: one for one in _ALL}
+
+
+def variant(name: str) -> Variant:
+    """Return the variant of this name; raises `ValueError` that lists the names."""
+    if name not in VARIANTS:
+        raise ValueError(f"unknown variant {name!r}; allowed: {', '.join(VARIANTS)}")
+    return VARIANTS[name]

@@ -1,0 +1,165 @@
+"""Initialisation by role: a rule reads what a weight does in its branch, never what it is called.
+
+Every branch tells its weights' roles: `query`, `key`, `value`, `hidden` (the first matrices of an MLP), `output` (what writes
+into the stream), `kernel` (a convolution) and `bias`. The weights of a merge's shortcut have the role `shortcut`.
+`fan_in` and `fan_out` are those of the role's own matrix, also where several roles share one tensor.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from resnorm.branches import Convolution
+from resnorm.words import BRANCHES, MERGES, Add, Block
+
+WEIGHTS = ("query", "key", "value", "hidden", "output", "kernel", "shortcut")
+
+
+def roles(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield (role, tensor) for every branch and every shortcut inside a module, in the order of its modules."""
+    for child in module.modules():
+        if hasattr(child, "roles"):
+            yield from child.roles()
+        elif isinstance(child, Add) and child.shortcut is not None:
+            for part in child.shortcut.modules():
+                if isinstance(part, (nn.Conv2d, nn.Linear)) and not hasattr(part, "roles"):
+                    yield "shortcut", part.weight
+
+
+@torch.no_grad()
+def _apply(module: nn.Module, rule: Callable[[str, Tensor], None]) -> None:
+    """Run a rule on every weight, and set every bias of a branch to zero."""
+    found = False
+    for role, tensor in roles(module):
+        found = True
+        if role == "bias":
+            tensor.zero_()
+        else:
+            rule(role, tensor)
+    if not found:
+        raise ValueError(f"{type(module).__name__} has no branch whose weights have roles; build it from resnorm.branches")
+    for child in module.modules():
+        if isinstance(child, Convolution):
+            child.reset_gain()
+
+
+def he(module: nn.Module, mode: str = "fan_out") -> None:
+    r"""Draw every weight from $N(0, 2 / \text{fan})$, for branches whose activation is ReLU.
+
+    `mode`: "fan_out" keeps the size of the gradient (torchvision's choice), "fan_in" that of the signal.
+    Raises `ValueError` for a module without branches. Citation: he2016deep.
+    """
+    _apply(module, lambda role, weight: nn.init.kaiming_normal_(weight, mode=mode, nonlinearity="relu"))
+
+
+def xavier(module: nn.Module, **gains: float) -> None:
+    r"""Draw every weight from $N(0, 2 g^2 / (\text{fan}_{in} + \text{fan}_{out}))$ with one gain g a role, 1 where none is given.
+
+    `xavier(block, output=0.5, value=0.5)`. Raises `ValueError` for an unknown role. Citation: vaswani2017attention.
+    """
+    for role in gains:
+        if role not in WEIGHTS:
+            raise ValueError(f"unknown role {role!r}; allowed: {', '.join(WEIGHTS)}")
+    _apply(module, lambda role, weight: nn.init.xavier_normal_(weight, gain=gains.get(role, 1.0)))
+
+
+def deepnorm_alpha(depth: int) -> float:
+    r"""DeepNorm's scale of the skip, $\alpha = (2N)^{1/4}$ for the N layers of an encoder or decoder.
+
+    `depth`: the number of residual branches of the stack, $2N$. Citation: wang2022deepnet.
+    """
+    return depth**0.25
+
+
+def deepnorm_beta(depth: int) -> float:
+    r"""DeepNorm's gain of the initialisation, $\beta = (8N)^{-1/4}$ for the N layers of an encoder or decoder.
+
+    `depth`: the number of residual branches of the stack, $2N$. Citation: wang2022deepnet.
+    """
+    return (4 * depth) ** -0.25
+
+
+def deepnorm(module: nn.Module, beta: float) -> None:
+    r"""Xavier with the gain $\beta$ on the MLP, the values and the outputs, and 1 on queries and keys.
+
+    The second half of DeepNorm: the first is $\alpha$ on the skip. Citation: wang2022deepnet.
+    """
+    xavier(module, value=beta, output=beta, hidden=beta, kernel=beta)
+
+
+def unit_gain(module: nn.Module) -> None:
+    r"""Make every ReLU branch keep the mean square of its input: $E\,F(x)^2 = E\,x^2$, with F(x) of mean 0 and uncorrelated with x.
+
+    For $F(x) = W_2\, \mathrm{relu}(W_1 x)$ draw $W_1 \sim N(0, 2/\text{fan}_{in})$, since ReLU halves a symmetric mean
+    square, and $W_2 \sim N(0, 1/\text{fan}_{in})$, which also makes F(x) symmetric around 0 whatever x is. A convolution
+    follows a ReLU, and is drawn from $N(0, 2/\text{fan}_{in})$. The closed forms of the depth laws assume such branches.
+    Raises `ValueError` for attention, whose gain depends on its input, and for another activation.
+    """
+    for child in module.modules():
+        if getattr(child, "activation", "relu") != "relu":
+            raise ValueError(f"unit_gain is derived for ReLU, got an MLP with {child.activation!r}; use mlp(activation='relu')")
+
+    def rule(role: str, weight: Tensor) -> None:
+        if role in ("query", "key", "value"):
+            raise ValueError("unit_gain: the gain of attention depends on its input; use xavier, or a branch mlp()")
+        if role != "shortcut":
+            fan_in = weight[0].numel()
+            weight.normal_(0, math.sqrt((1 if role == "output" else 2) / fan_in))
+
+    _apply(module, rule)
+
+
+@torch.no_grad()
+def zero_last_gain(module: nn.Module) -> None:
+    r"""Set the gain $\gamma$ of the last norm of every residual branch to 0, so that $x + F(x) = x$ at the start.
+
+    The last norm is the one between a branch and its merge, `CnrC(n)ar` or `nF(n)a`; a norm on the stream is left alone.
+    Raises `ValueError` where no word has such a norm with a gain. Citation: he2016deep, wu2018group.
+    """
+    found = False
+    for block in module.modules():
+        if isinstance(block, Block):
+            for name in _last_norms(block.word):
+                gain = getattr(block.get_submodule(name), "weight", None)
+                if gain is not None:
+                    gain.zero_()
+                    found = True
+    if not found:
+        words = sorted({block.word for block in module.modules() if isinstance(block, Block)})
+        raise ValueError(f"no norm with a gain stands between a branch and its merge in {', '.join(words) or 'the module'}; "
+                         "use a word such as 'Fna' or 'CnrCnar', with affine=True")
+
+
+def _last_norms(word: str) -> Iterator[str]:
+    """The names of the modules that are the last norm of a branch."""
+    last, in_branch = None, False
+    for position, letter in enumerate(word):
+        if letter in BRANCHES:
+            last, in_branch = None, True
+        elif letter == "n" and in_branch:
+            last = f"{position}_n"
+        elif letter in MERGES or letter in "| ":
+            if letter in MERGES and last:
+                yield last
+            last, in_branch = None, False
+
+
+RULES: dict[str, Callable[[nn.Module, int], None]] = {
+    "he": lambda module, depth: he(module),
+    "xavier": lambda module, depth: xavier(module),
+    "deepnorm": lambda module, depth: deepnorm(module, deepnorm_beta(depth)),
+    "unit_gain": lambda module, depth: unit_gain(module),
+    "zero_last_gain": lambda module, depth: zero_last_gain(module),
+}
+
+
+def initialise(module: nn.Module, rule: str, depth: int) -> None:
+    """Apply a rule by its name; `depth` is the number of residual branches of the whole network.
+
+    Raises `ValueError` for an unknown rule.
+    """
+    if rule not in RULES:
+        raise ValueError(f"unknown rule of initialisation {rule!r}; allowed: {', '.join(RULES)}")
+    RULES[rule](module, depth)

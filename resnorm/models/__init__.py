@@ -1,0 +1,36 @@
+"""Whole networks from words; `build` makes one for a data set."""
+
+import inspect
+from typing import Any
+
+from torch import nn
+
+from resnorm.models.mlp import mlp_stack
+from resnorm.models.resnet import cifar_resnet, resnet
+from resnorm.models.transformer import transformer_lm
+
+MODELS = {"mlp_stack": mlp_stack, "cifar_resnet": cifar_resnet, "resnet": resnet, "transformer_lm": transformer_lm}
+
+
+def build(name: str, task: dict[str, Any], **options: Any) -> nn.Module:
+    """Build a model for a data set: its inputs, classes, vocabulary and context come from the data set's `spec`.
+
+    `name`: a key of `MODELS`; `task`: `inputs` (channels), `size` (pixels a side) and `classes` for images, `vocabulary`
+    and `context` for sequences; `options`: what the model and its variant take.
+    Raises `ValueError` for an unknown model or option, and for a data set of the wrong kind.
+    """
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}; allowed: {', '.join(MODELS)}")
+    signature = inspect.signature(MODELS[name]).parameters
+    needed = ("vocabulary", "context") if "vocabulary" in signature else ("inputs", "classes")
+    missing = [key for key in needed if key not in task]
+    if missing:
+        raise ValueError(f"the model {name!r} needs {' and '.join(missing)} of its data set, which has {', '.join(task)}; "
+                         f"use a data set of {'sequences' if 'vocabulary' in needed else 'images'}")
+    given = {key: task[key] for key in needed}
+    if name == "mlp_stack":
+        given["inputs"] *= task["size"] ** 2
+    return MODELS[name](**{**given, **options})
+
+
+__all__ = ["MODELS", "build", "cifar_resnet", "mlp_stack", "resnet", "transformer_lm"]

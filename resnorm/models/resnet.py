@@ -1,0 +1,145 @@
+"""Residual networks for images, from any word of the catalog."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from torch import Tensor, nn
+
+from resnorm import catalog, init
+from resnorm.branches import Convolution, conv1x1, conv3x3
+from resnorm.models.common import complete
+from resnorm.norms import call_form
+from resnorm.norms import norm as build_norm
+from resnorm.streams import Stack
+from resnorm.words import BRANCHES, Block, add
+
+BASIC, BOTTLENECK = "nrCnrC", "nrCnrCnrC"
+LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+class ResNet(nn.Module):
+    """Stem, stack, tail, average over the pixels, classify; see `cifar_resnet` and `resnet`."""
+
+    def __init__(self, stem: nn.Module, stack: Stack, tail: nn.Module, classes: int):
+        super().__init__()
+        self.stem, self.stack, self.tail = stem, stack, tail
+        self.head = nn.Linear(stack.out_width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.tail(self.stack(self.stem(x))).mean((2, 3)))
+
+
+def _kernels(count: int, width: int, stride: int) -> list:
+    """The convolutions of a block; the second of a bottleneck has the stride, as in torchvision."""
+    if count == 3:
+        return [conv1x1(width), conv3x3(width, stride), conv1x1(4 * width)]
+    return [conv3x3(width, stride)] + [conv3x3(width)] * (count - 1)
+
+
+def _image_norm(norm: str) -> None:
+    if isinstance(norm, str) and call_form(norm)[0] in ("layer", "rms"):
+        raise ValueError(f"norm={norm!r} averages over the last axis, which is the width of an image; use 'layer2d' (over the "
+                         "channels of a pixel) or 'group(groups=1)' (over channels and pixels)")
+
+
+def cifar_resnet(*, depth=20, variant="resnet_v2", norm="batch", merge_norm=None, shortcut="zero_pad", width=16, classes=10,
+                 inputs=3, bottleneck=False, initialisation=None, **options) -> ResNet:
+    """Build the ResNet for images of about 32x32: three stages of `width`, 2 and 4 times `width` channels.
+
+    `depth`: 6n + 2 with two convolutions a block, 9n + 2 with three, 3n + 2 with one. `variant`: a word of C's, or a
+    generic word whose F is the pre-activated branch `nrCnrC` (`bottleneck=True`: `nrCnrCnrC`). `norm`: every norm inside the
+    branch, the stem and the tail; `merge_norm`: the norms that a generic word adds, by default `norm`. `shortcut`: what the skip
+    does where the shape changes, "zero_pad" (He's option A) or "projection" (B). `initialisation`: a rule of `resnorm.init` for
+    the stack, by default the variant's own, else "he". `options` are the variant's.
+    Shapes: input (batch, inputs, height, image width), output (batch, classes).
+    Raises `ValueError` for an impossible depth, an unknown option, or a norm that has no meaning on images.
+    Citation: he2016deep, he2016identity.
+    """
+    chosen = catalog.variant(variant)
+    generic = "F" in chosen.spell()
+    kernels = (3 if bottleneck else 2) if generic else chosen.spell().count("C")
+    if kernels == 0 or "c" in chosen.spell():
+        raise ValueError(f"cifar_resnet takes a variant with the branch F or with convolutions that are added; {variant!r} is "
+                         f"{chosen.spell()!r}")
+    if bottleneck and kernels != 3:
+        raise ValueError(f"bottleneck=True needs three convolutions a block, and {variant!r} has {kernels}; take a generic "
+                         "variant, 'bottleneck_v1' or 'bottleneck_v2'")
+    if merge_norm is not None and "n" not in chosen.spell().replace("C", "" if generic else "C") or merge_norm and not generic:
+        raise ValueError(f"merge_norm={merge_norm!r} has no norm to set in {variant!r} ({chosen.spell()!r}); set norm, or take a "
+                         "generic variant with n, such as 'post'")
+    if depth < 3 * kernels + 2 or (depth - 2) % (3 * kernels):
+        raise ValueError(f"depth={depth} with {kernels} convolutions a block; allowed: {3 * kernels}n + 2, "
+                         f"for example {', '.join(str(3 * kernels * n + 2) for n in (1, 3, 9, 18))}")
+    _image_norm(norm)
+    _image_norm(merge_norm)
+    count = (depth - 2) // (3 * kernels)
+    options = complete(chosen, "cifar_resnet", {"depth": 3 * count, "dim": 1}, options)
+    word = chosen.spell(**options)
+    letters = {"n": merge_norm or norm if generic else norm} if "n" in word else {}
+    letters = chosen.settings_for(**letters, **options)
+    blocks, channels = [], width
+    for stage, planes in enumerate((width, 2 * width, 4 * width)):
+        for index in range(count):
+            stride = 2 if stage and not index else 1
+            blocks.append(_block(word, channels, planes, stride, kernels, letters, norm, shortcut))
+            channels = blocks[-1].out_width
+    inner = BASIC if generic else word
+    stem = nn.Sequential(Convolution(inputs, width))
+    if inner[0] != "n":
+        stem.append(build_norm(norm, width))
+    if inner[0] in BRANCHES:
+        stem.append(nn.ReLU())
+    stack = Stack(blocks, last=norm)
+    tail = nn.Sequential()
+    if word[-1] != "r":
+        if word[-1] != "n" and stack.last is None:
+            tail.append(build_norm(norm, channels))
+        tail.append(nn.ReLU())
+    model = ResNet(stem, stack, tail, classes)
+    init.he(model)
+    if initialisation or chosen.init:
+        init.initialise(stack, initialisation or chosen.init, 3 * count)
+    return model
+
+
+def _block(word, channels, planes, stride, kernels, letters, norm, shortcut) -> Block:
+    """One block of the CIFAR network, from `channels` to the stage's width, with the shortcut where the shape changes."""
+    letters = dict(letters)
+    branches = _kernels(kernels, planes, stride)
+    out = planes * (4 if kernels == 3 else 1)
+    if (stride != 1 or out != channels) and "a" in word:
+        if shortcut == "projection":
+            if word.startswith("nrC"):  # the projection takes the pre-activated input
+                word = "nr|" + word[2:]
+            elif not word.startswith("n"):
+                shortcut = f"projection(norm={norm!r})"
+        letters["a"] = partial(letters.get("a", add()), shortcut=shortcut, stride=stride)
+    if "F" in word:
+        letters["F"] = partial(Block, BASIC if kernels == 2 else BOTTLENECK, n=norm, C=branches)
+    else:
+        letters["C"] = branches
+    return Block(word, channels, **letters)
+
+
+def resnet(*, depth=18, classes=1000, norm="batch", width=64, inputs=3) -> ResNet:
+    """Build the ResNet v1 for images of about 224x224, equal to torchvision's: `CnrCnar`, from depth 50 on `CnrCnrCnar`.
+
+    Shapes: input (batch, inputs, height, image width), output (batch, classes).
+    Raises `ValueError` for a depth other than 18, 34, 50, 101 or 152. Citation: he2016deep.
+    """
+    if depth not in LAYERS:
+        raise ValueError(f"depth={depth}; allowed: {', '.join(map(str, LAYERS))}")
+    _image_norm(norm)
+    kernels = 2 if depth < 50 else 3
+    word = catalog.variant("resnet_v1" if kernels == 2 else "bottleneck_v1").spell()
+    blocks, channels = [], width
+    for stage, count in enumerate(LAYERS[depth]):
+        for index in range(count):
+            stride = 2 if stage and not index else 1
+            blocks.append(_block(word, channels, width * 2**stage, stride, kernels, {"n": norm}, norm, "projection"))
+            channels = blocks[-1].out_width
+    stem = nn.Sequential(Convolution(inputs, width, kernel=7, stride=2), build_norm(norm, width), nn.ReLU(),
+                         nn.MaxPool2d(3, stride=2, padding=1))
+    model = ResNet(stem, Stack(blocks), nn.Identity(), classes)
+    init.he(model)
+    return model

@@ -1,0 +1,63 @@
+"""A Transformer language model from a word."""
+
+from torch import Tensor, nn
+
+from resnorm import catalog, init
+from resnorm.branches import attention, mlp
+from resnorm.models.common import complete
+from resnorm.streams import Stack
+from resnorm.words import Block
+from resnorm.words import dropout as dropout_letter
+
+
+class TransformerLM(nn.Module):
+    """Embed tokens and positions, run the stack, predict the next token; see `transformer_lm`."""
+
+    def __init__(self, vocabulary: int, context: int, stack: Stack, dropout: float):
+        super().__init__()
+        width = stack.out_width
+        self.token = nn.Embedding(vocabulary, width)
+        self.position = nn.Embedding(context, width)
+        self.dropout = nn.Dropout(dropout)
+        self.stack = stack
+        self.head = nn.Linear(width, vocabulary, bias=False)
+        # the sum of token and position has RMS 1, and so have the logits of a normalised stream
+        nn.init.normal_(self.token.weight, std=0.5**0.5)
+        nn.init.normal_(self.position.weight, std=0.5**0.5)
+        nn.init.normal_(self.head.weight, std=width**-0.5)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        length, context = tokens.shape[1], self.position.num_embeddings
+        if length > context:
+            raise ValueError(f"got {length} tokens, but the model's context is {context}; build it with context={length}")
+        x = self.token(tokens) + self.position.weight[:length]
+        return self.head(self.stack(self.dropout(x)))
+
+
+def transformer_lm(*, vocabulary, context=128, depth=6, width=128, heads=4, variant="pre", norm="layer", activation="gelu",
+                   dropout=0.0, expansion=4, initialisation=None, **options) -> TransformerLM:
+    r"""Build a causal language model of `depth` layers, attention then MLP: $p(t_{i+1} \mid t_1, \dots, t_i)$.
+
+    `variant`: a generic one of the catalog (`nFa` becomes `nAa nMa`) or a word of A and M; `options` are the variant's.
+    `dropout` acts on the embedding, on the attention's weights, inside the MLP and on every branch before its merge.
+    `initialisation`: a rule of `resnorm.init`, by default the variant's own, else "xavier".
+    Shapes: input (batch, tokens) of int64, output (batch, tokens, vocabulary), the logits.
+    Raises `ValueError` for an unknown option, a variant with another branch, or more tokens than the context.
+    Citation: vaswani2017attention.
+    """
+    chosen = catalog.variant(variant)
+    options = complete(chosen, "transformer_lm", {"depth": 2 * depth, "dim": -1}, options)
+    generic = chosen.spell(**options)
+    word = catalog.transformer_word(generic)
+    letters = chosen.settings_for(n=norm, **options) if "n" in word else chosen.settings_for(**options)
+    if word != generic:  # one setting for each occurrence, and the word was written out twice
+        letters = {letter: setting * 2 if isinstance(setting, list) else setting for letter, setting in letters.items()}
+    if dropout:
+        word = word.replace("A", "Ad").replace("M", "Md")
+        letters["d"] = dropout_letter(dropout)
+    letters["A"] = attention(heads, causal=True, dropout=dropout)
+    letters["M"] = mlp(expansion, activation, dropout)
+    stack = Stack([Block(word, width, **letters) for _ in range(depth)], last=norm)
+    model = TransformerLM(vocabulary, context, stack, dropout)
+    init.initialise(stack, initialisation or chosen.init or "xavier", 2 * depth)
+    return model

@@ -1,0 +1,92 @@
+"""The laws: theory against its closed forms, and against real networks measured by the probes."""
+
+import math
+
+import pytest
+import torch
+
+from resnorm import probes, theory
+from resnorm.branches import mlp
+from resnorm.init import unit_gain
+from resnorm.streams import Stack
+from resnorm.words import Block, add
+
+DEPTH, WIDTH, SEEDS = 24, 256, 5
+LAWS = [
+    ("Fa", {}, 2 ** (DEPTH / 2)),
+    ("Fa", {"skip": 2.0}, 5 ** (DEPTH / 2)),
+    ("nFa", {}, math.sqrt(1 + DEPTH)),
+    ("Fna", {}, math.sqrt(1 + DEPTH)),
+    ("nFna", {}, math.sqrt(1 + DEPTH)),
+    ("nFa", {"gain": DEPTH**-0.5}, math.sqrt(2)),
+    ("Fan", {}, 1.0),
+    ("nFan", {}, 1.0),
+    ("Fanan", {}, 1.0),
+]
+
+
+def stack(word, scalars, seed):
+    torch.manual_seed(seed)
+    letters = {"F": mlp(expansion=1, activation="relu", bias=False), "n": "layer", "a": add(**scalars)}
+    built = Stack([Block(word, WIDTH, **{k: v for k, v in letters.items() if k in word}) for _ in range(DEPTH)])
+    return unit_gain(built)
+
+
+def measured(word, scalars, seeds=SEEDS):
+    """Mean over seeds of the forward RMS, the gradient ratio input / output, and the skip share over all blocks."""
+    rows = []
+    for seed in range(seeds):
+        model = stack(word, scalars, seed)
+        direction = torch.randn(64, WIDTH)
+        rows.append(probes.measure(model, torch.randn(64, WIDTH), lambda y, d=direction: (y * d).sum()))
+    mean = lambda values: sum(values) / len(values)  # noqa: E731
+    return (
+        mean([r[-1]["forward_rms"] for r in rows]),
+        mean([r[0]["gradient_norm"] / r[-1]["gradient_norm"] for r in rows]),
+        mean([b["skip_share"] for r in rows for b in r[1:]]),
+    )
+
+
+@pytest.mark.parametrize(("word", "scalars", "law"), LAWS)
+def test_forward_law(word, scalars, law):
+    assert theory.forward_rms(word, DEPTH, **scalars) == pytest.approx(law, rel=1e-9)
+    rms, gradient, _ = measured(word, scalars)
+    assert rms == pytest.approx(law, rel=0.05)
+    assert gradient == pytest.approx(theory.predict(word, DEPTH, **scalars)[0]["gradient"], rel=0.05)
+
+
+@pytest.mark.parametrize(("order", "share"), [(1, 1.0), (2, 2.414), (3, 5.027), (4, 10.153)])
+def test_the_angle_to_the_skip_halves_at_each_order(order, share):
+    assert theory.skip_share(order) == pytest.approx(share, rel=1e-3)
+    word = "F" + "an" * order
+    assert theory.through_block(word)["skip_share"] == pytest.approx(share, rel=1e-3)
+    assert first_block_share(word) == pytest.approx(share, rel=0.02)
+
+
+def first_block_share(word, width=1024, samples=256):
+    """The skip share of one block on a normalised input, in float64 so that the angle is exact."""
+    shares = []
+    for seed in range(SEEDS):
+        torch.manual_seed(seed)
+        block = unit_gain(Block(word, width, F=mlp(expansion=1, activation="relu", bias=False), n="layer")).double()
+        x = torch.nn.functional.layer_norm(torch.randn(samples, width, dtype=torch.float64), (width,))
+        shares.append(probes.skip_share(x, block(x).detach()))
+    return sum(shares) / SEEDS
+
+
+def test_post_norm_vanishes_only_where_the_branch_passes_little_back():
+    assert theory.predict("Fan", DEPTH)[0]["gradient"] == pytest.approx(1.0)
+    assert theory.predict("Fan", DEPTH, backward=0.0)[0]["gradient"] == pytest.approx(2 ** (-DEPTH / 2))
+
+
+def test_skip_scalars_multiply():
+    rows = theory.predict("Fa", 10, skip=0.5, backward=0.0)
+    assert rows[0]["gradient"] == pytest.approx(0.5**10)
+
+
+@pytest.mark.parametrize("call", [
+    lambda: theory.skip_share(0), lambda: theory.predict("Fa", -1), lambda: theory.through_block("Fra"), lambda: theory.through_block("Fc"),
+])
+def test_outside_the_algebra_is_refused(call):
+    with pytest.raises(ValueError, match="order=0|depth=-1|letter 'r' at position 1|letter 'c' at position 1"):
+        call()

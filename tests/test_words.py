@@ -1,0 +1,259 @@
+"""The word notation: grammar, equations, drawings, settings, and what a block promises to torch."""
+
+import copy
+import pickle
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from resnorm.words import (
+    BRANCHES, LETTERS, Block, Scalar, Tied, WordError, add, concat, draw, drop_path, dropout, ends_in_merge, equation, layer_scale,
+    lerp, parse,
+)
+
+WIDTH = 6
+
+
+def linear(width):
+    return nn.Linear(width, width)
+
+
+def letters_for(word, **overrides):
+    """Settings that make every word of the grammar buildable on vectors."""
+    usual = {letter: linear for letter in BRANCHES} | {
+        "n": "layer", "d": dropout(0.1), "p": drop_path(0.1), "s": layer_scale(0.5), "c": concat(dim=-1),
+    }
+    return {letter: overrides.get(letter, usual.get(letter)) for letter in set(word) if letter in usual or letter in overrides}
+
+
+def build(word, **overrides):
+    torch.manual_seed(0)
+    return Block(word, WIDTH, **letters_for(word, **overrides))
+
+
+@pytest.mark.parametrize(("word", "text"), [
+    ("F", "F(x)"),
+    ("nFa", "x + F(n(x))"),
+    ("Fan", "n(x + F(x))"),
+    ("Fanan", "n(x + n(x + F(x)))"),
+    ("nFan", "n(x + F(n(x)))"),
+    ("nrCnrCc", "[x ‖ C(r(n(C(r(n(x))))))]"),
+    ("nAa nMa", "x1 = x + A(n(x))\ny = x1 + M(n(x1))"),
+    ("Aan Mabn", "x1 = n(x + A(x))\ny = n(x1 + M(x1) + x)"),
+    ("nr|CnrCa", "x1 = r(n(x))\ny = x1 + C(r(n(C(x1))))"),
+    ("nMha", "x + ½·M(n(x))"),
+    ("Anln", "n(x + α·(n(A(x)) - x))"),
+])
+def test_equation(word, text):
+    assert equation(word) == text
+
+
+def test_equation_shows_scalars_and_shortcuts():
+    block = Block("Fan", WIDTH, F=linear, n="layer", a=add(skip=Scalar("λ", 2.0), gain=0.5))
+    assert block.equation() == "n(λ·x + 0.5·F(x))"
+    assert r"\lambda" in block.equation(latex=True)
+    assert Block("Fa", WIDTH, F=linear, a=add(gain=0, learn=True)).equation() == "x + g·F(x)"
+    assert Block("Fa", WIDTH, F=lambda w: nn.Linear(w, 9), a=add(shortcut="linear")).equation() == "S(x) + F(x)"
+
+
+@pytest.mark.parametrize("word", ["nFa", "Aan Mabn", "nr|CnrCa", "nMha nAa nKa nMha n", "nrCnrCc", "Fanananan"])
+def test_drawing_is_svg_with_an_arc_for_every_merge(word):
+    picture = draw(word)
+    root = ElementTree.fromstring(picture)
+    arcs = [p for p in root.iter("{http://www.w3.org/2000/svg}path") if " C" in p.get("d")]
+    assert len(arcs) == sum(letter in "aclb" for letter in word)
+    boxes = list(root.iter("{http://www.w3.org/2000/svg}rect"))
+    assert len(boxes) == sum(letter.isupper() or letter in "nrdpsh" for letter in word)
+    assert equation(word).split("\n")[0] in root.get("aria-label")
+    width = float(root.get("width"))
+    assert all(0 <= float(box.get("x")) and float(box.get("x")) + 34 <= width for box in boxes)
+
+
+@pytest.mark.parametrize(("word", "needs"), [
+    ("nFa", True), ("Fan", False), ("Fa", True), ("CnrCnar", False), ("Gnrad", True), ("nMha nAa nKa nMha n", False), ("F", False),
+    ("nrCnrCc", True), ("Aan Mabn", False),
+])
+def test_ends_in_merge(word, needs):
+    assert ends_in_merge(word) is needs
+
+
+@pytest.mark.parametrize(("word", "given", "says"), [
+    ("Fqa", {}, r"letter 'q' at position 1 of 'Fqa' is unknown"),
+    ("aF", {}, r"letter 'a' at position 0 of 'aF' merges before any branch"),
+    ("nFa  nFa", {}, r"position 4 .* empty sub-block"),
+    ("nFa ", {}, r"position 3 .* empty sub-block"),
+    ("nFa na", {}, r"letter 'a' at position 5"),
+    ("bF", {}, r"letter 'b' at position 0"),
+    ("nF|Fa|F", {}, r"letter '\|' at position 5 .* no merge uses"),
+    ("", {}, "at least one letter"),
+    ("Fa", {"n": "layer", "F": linear}, "letter 'n' is set but does not occur"),
+    ("Fa", {"q": linear, "F": linear}, "unknown letter 'q'"),
+    ("nFa", {"F": linear}, r"letter 'n' at position 0 .* n=\"layer\""),
+    ("nFa", {"n": "layer"}, "letter 'F' at position 1 .* has no setting"),
+    ("Fanan", {"F": linear, "n": ["layer"] * 3}, "letter 'n' at position 2 .* occurs 2 times and got a list of 3"),
+    ("Fan", {"F": linear, "n": "lyer"}, "letter 'n' at position 2 .* unknown normaliser 'lyer'; allowed: batch"),
+    ("Fan", {"F": linear, "n": "group(groups=4)"}, r"groups=4 does not divide width=6; allowed: \[1, 2, 3, 6\]"),
+    ("Fa", {"F": lambda w: nn.Linear(w, 2 * w)}, "letter 'a' at position 1 .* branch of width 12 to a skip of width 6"),
+    ("Fa", {"F": linear(4)}, "letter 'F' at position 0 .* give a factory"),
+    ("Fa", {"F": "mlp"}, "letter 'F' at position 0 .* no registered names"),
+    ("Fa", {"F": linear, "a": "add(skp=2)"}, "letter 'a' at position 1"),
+    ("Fa", {"F": linear, "a": "add(shortcut='projektion')"}, "unknown shortcut 'projektion'; allowed: identity, zero_pad"),
+    ("Fha", {"F": linear, "h": 0.5}, "letter 'h' of 'Fha' takes no setting"),
+    ("Fpa", {"F": linear, "p": drop_path(1.0)}, "letter 'p' at position 1 .* drop path rate 1.0"),
+    ("Fb", {"F": lambda w: nn.Linear(w, 9)}, "letter 'b' at position 1"),
+    ("Fa", {"F": lambda w: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(w, w))}, "letter 'F' .* in place into the skip"),
+])
+def test_construction_errors_name_the_letter_and_the_repair(word, given, says):
+    with pytest.raises(WordError, match=says):
+        Block(word, WIDTH, **given)
+
+
+def test_an_in_place_operation_after_a_fresh_value_is_allowed():
+    block = Block("Fra", WIDTH, F=linear, r=lambda width: nn.ReLU(inplace=True))
+    x = torch.randn(3, WIDTH)
+    before = x.clone()
+    block(x)
+    assert torch.equal(x, before)
+
+
+def test_every_occurrence_has_its_own_parameters_and_its_own_name():
+    block = build("Fanan")
+    assert list(block.state_dict()) == ["0_F.weight", "0_F.bias", "2_n.weight", "2_n.bias", "4_n.weight", "4_n.bias"]
+    assert block.get_parameter("2_n.weight") is not block.get_parameter("4_n.weight")
+
+
+@pytest.mark.parametrize("kind", ["layer", "batch"])
+def test_tied_occurrences_share_parameters_but_not_running_statistics(kind):
+    block = Block("Fanan", WIDTH, F=linear, n=Tied(kind))
+    for copied in (block, copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
+        first, second = copied.get_submodule("2_n"), copied.get_submodule("4_n")
+        assert first.weight is second.weight and first.bias is second.bias
+        assert first is not second
+        if kind == "batch":
+            assert first.running_mean is not second.running_mean
+
+
+def test_inputs_are_routed_to_their_letter():
+    class Memory(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+
+        def forward(self, x, memory, scale=1.0):
+            return x + scale * memory
+
+    block = Block("Fa nXa", WIDTH, F=linear, X=Memory, n="layer")
+    x, memory = torch.randn(2, WIDTH), torch.randn(2, WIDTH)
+    assert not torch.equal(block(x, X=dict(memory=memory)), block(x, X=dict(memory=memory, scale=3.0)))
+    with pytest.raises(ValueError, match="no branch 'M'.*F, X"):
+        block(x, M=dict(memory=memory))
+
+
+def test_width_flows_through_concatenation():
+    block = Block("Fc nFc", 4, F=lambda width: nn.Linear(width, 3), n="layer", c=concat(dim=-1))
+    assert block.out_width == 4 + 3 + 3
+    assert block(torch.randn(2, 4)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("shortcut", "parameters"), [("zero_pad", 0), ("projection", 4 * 8), ("projection(norm='batch')", 4 * 8 + 16)])
+def test_shortcuts_match_a_strided_wider_branch(shortcut, parameters):
+    block = Block("Ca", 4, C=lambda w: nn.Conv2d(w, 8, 3, 2, 1, bias=False), a=add(shortcut=shortcut, stride=2))
+    assert block(torch.randn(2, 4, 8, 8)).shape == (2, 8, 4, 4)
+    assert sum(p.numel() for p in block.get_submodule("1_a").parameters()) == parameters
+    if shortcut == "zero_pad":
+        nn.init.zeros_(block.get_parameter("0_C.weight"))
+        x = torch.randn(2, 4, 8, 8)
+        assert torch.equal(block(x)[:, :4], x[:, :, ::2, ::2]) and not block(x)[:, 4:].any()
+
+
+def test_drop_path_keeps_the_mean_and_is_the_identity_in_eval():
+    block = Block("Fpa", 1, F=lambda width: nn.Identity(), p=drop_path(0.3))
+    x = torch.ones(20_000, 1)
+    torch.manual_seed(0)
+    assert (block(x) - x).mean().item() == pytest.approx(1.0, abs=0.02)
+    assert torch.equal(block.eval()(x), 2 * x)
+
+
+def test_learned_scalars_are_parameters():
+    block = Block("Fa", WIDTH, F=linear, a=add(gain=0, learn=True))
+    x = torch.randn(3, WIDTH)
+    assert torch.equal(block(x), x)
+    block(x).sum().backward()
+    assert block.get_parameter("1_a.gain").grad.abs() > 0
+    assert {name for name, _ in Block("Fa", WIDTH, F=linear, a=add(learn="both")).named_parameters() if "a" in name.split(".")[0]} == {
+        "1_a.gain", "1_a.skip"}
+    with pytest.raises(ValueError, match="learn='gian'; allowed"):
+        add(learn="gian")
+
+
+def test_lerp_and_concat_work_along_channels_of_images():
+    x = torch.randn(2, 4, 5, 5)
+    block = Block("Cl", 4, C=lambda w: nn.Conv2d(w, w, 1), l=lerp(alpha=0.25, dim=1))
+    expected = x + 0.25 * (block.get_submodule("0_C")(x) - x)
+    torch.testing.assert_close(block(x), expected)
+
+
+@pytest.mark.parametrize("word", ["nFa", "Fanan", "Aan Mabn", "nFsa", "Anln Mnln", "nr|FnrFa", "nMha n"])
+def test_deepcopy_pickle_export_and_compile_agree(word):
+    block = build(word)
+    x = torch.randn(4, WIDTH)
+    y = block(x)
+    assert torch.equal(copy.deepcopy(block)(x), y)
+    assert torch.equal(pickle.loads(pickle.dumps(block))(x), y)
+    torch.testing.assert_close(torch.export.export(block, (x,)).module()(x), y)
+    torch.testing.assert_close(torch.compile(block, fullgraph=True, backend="aot_eager")(x), y)
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own deprecation warnings are not ours
+def test_inductor_compiles_forward_and_backward_without_a_graph_break():
+    block, x = build("nFa Fanan"), torch.randn(4, WIDTH)
+    compiled = torch.compile(copy.deepcopy(block), fullgraph=True)
+    block(x).square().sum().backward()
+    compiled(x).square().sum().backward()
+    for (name, ours), (_, theirs) in zip(block.named_parameters(), compiled.named_parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(st.text(alphabet="".join(LETTERS), min_size=1, max_size=9))
+def test_random_words_build_run_and_backpropagate_or_are_refused_by_name(word):
+    try:
+        parse(word)
+    except WordError as error:
+        assert re.search(r"letter '.' at position \d+ of", str(error)) or not word.strip()
+        return
+    try:
+        block = build(word)
+    except WordError as error:
+        assert re.search(r"letter '[aclbn]' at position \d+ of", str(error)), error
+        return
+    x = torch.randn(4, WIDTH, requires_grad=True)
+    y = block(x)
+    assert y.shape == (4, block.out_width)
+    y.square().sum().backward()
+    assert torch.isfinite(x.grad).all()
+    assert all(p.grad is not None for p in block.parameters())
+    assert equation(word, latex=True).count(r"\left") == equation(word, latex=True).count(r"\right")
+    ElementTree.fromstring(draw(word))
+
+
+WORDS = st.lists(
+    st.lists(st.sampled_from(["F", "nF", "Fn", "rF", "a", "an", "l", "d", "p", "s", "h", "|F", "b", "n"]), min_size=1, max_size=5)
+    .map("".join), min_size=1, max_size=3,
+).map(" ".join)
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(WORDS)
+def test_random_valid_words_compile_whole(word):
+    try:
+        block = build(word).eval()
+    except WordError:
+        return
+    x = torch.randn(4, WIDTH)
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(block, fullgraph=True, backend="eager")(x), block(x))

@@ -37,20 +37,22 @@ class Variant:
 
     def spell(self, **options: Any) -> str:
         """Return the word; raises `ValueError` for an unknown option or an impossible value."""
-        options = self._complete(options)
+        options = self.complete(options)
         return self.word if isinstance(self.word, str) else self.word(**options)
 
     def settings_for(self, **letters_and_options: Any) -> dict[str, Any]:
         """Return the settings of every glue and merge letter: the variant's own, and what the caller sets on top of them.
 
         Names of one character are letters, the others are options. The norm is "batch" with convolutions and "layer"
-        without, unless it is given. Raises `ValueError` for an unknown option or an impossible value.
+        without, unless it is given; for a word without `n` it is left out. Raises `ValueError` for an unknown option or an impossible value.
         """
         letters = {name: value for name, value in letters_and_options.items() if len(name) == 1}
-        options = self._complete({name: value for name, value in letters_and_options.items() if len(name) > 1})
+        options = self.complete({name: value for name, value in letters_and_options.items() if len(name) > 1})
         word = self.spell(**options)
-        if "n" in word:
-            letters.setdefault("n", self._norm(word))
+        if "n" not in word:
+            letters.pop("n", None)
+        else:
+            letters.setdefault("n", "batch" if "C" in word else "rms(affine=False)" if "l" in word else "layer")
         settings = self.settings(**options)
         if "affine" in options:
             letters["n"] = _recursive_norms(letters["n"], options["order"], options["affine"])
@@ -62,20 +64,20 @@ class Variant:
         Shapes: as `Block`; (batch, tokens, width) for attention, (batch, width, height, image width) for convolutions.
         Raises `ValueError` for an unknown option or letter.
         """
-        options = {name: value for name, value in letters_and_options.items() if len(name) > 1}
-        word = self.spell(**options)
-        return Block(word, width, **(_example_branches(word, width) | self.settings_for(**letters_and_options)))
+        letters = {name: value for name, value in letters_and_options.items() if len(name) == 1}
+        word = self.spell(**{name: value for name, value in letters_and_options.items() if len(name) > 1})
+        return Block(word, width, **(_example_branches(word, width) | letters | self.settings_for(**letters_and_options)))
 
-    @staticmethod
-    def _norm(word: str) -> str:
-        return "batch" if "C" in word else "rms(affine=False)" if "l" in word else "layer"
+    def complete(self, options: dict[str, Any], **known: Any) -> dict[str, Any]:
+        """Return a value for every option: the caller's, else one that is `known` (a model's depth), else the default.
 
-    def _complete(self, options: dict[str, Any]) -> dict[str, Any]:
+        Raises `ValueError` for an option that the variant does not have.
+        """
         for name in options:
             if name not in self.options:
                 allowed = f"its options are {', '.join(self.options)}" if self.options else "it has no options"
                 raise ValueError(f"variant {self.name!r} has no option {name!r}; {allowed}")
-        return {**self.options, **options}
+        return {**self.options, **{name: value for name, value in known.items() if name in self.options}, **options}
 
 
 def _example_branches(word: str, width: int) -> dict[str, Any]:

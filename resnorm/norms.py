@@ -178,7 +178,7 @@ def norm(name: str, width: int, **options) -> nn.Module:
     name, written = call_form(name)
     if name not in NORMS:
         raise ValueError(f"unknown normaliser {name!r}; allowed: {', '.join(NORMS)}")
-    return _call(name, NORMS[name], width, {**written, **options})
+    return call_factory(name, NORMS[name], width, {**written, **options})
 
 
 def call_form(text: str) -> tuple[str, dict]:
@@ -199,7 +199,7 @@ def call_form(text: str) -> tuple[str, dict]:
     raise ValueError(f"cannot read {text!r}; write a name, \"group\", or a name with options, \"group(groups=4)\"")
 
 
-def _call(name: str, factory: Callable[..., nn.Module], width: int, options: dict) -> nn.Module:
+def call_factory(name: str, factory: Callable[..., nn.Module], width: int, options: dict) -> nn.Module:
     """Call a factory and turn Python's complaint about a keyword into one that names the setting."""
     try:
         return factory(width, **options)

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnorm.words import Block, _setting
+from resnorm.letters import setting_of
+from resnorm.words import Block
 
 
 class Stream(nn.Module):
@@ -122,7 +123,7 @@ class Stack(nn.Module):
         if last is not None and (self.stream.sums or (isinstance(end, Block) and end.ends_in_merge)):
             if self.out_width is None:
                 raise ValueError("the blocks do not tell their width, which the last norm needs; give Stack(..., width=...)")
-            self.last = _setting("n", last)(self.out_width)
+            self.last = setting_of("n", last)(self.out_width)
 
     def _width(self) -> int | None:
         widths = [getattr(block, "out_width", None) for block in self.blocks]

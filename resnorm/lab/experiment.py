@@ -4,11 +4,14 @@ import hashlib
 import inspect
 import itertools
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
 # Where the data lie is a fact of the machine: in the description it would give one experiment two names.
 _OF_THE_MACHINE = {"root", "path", "download"}
+# The data set says these of itself.
+_OF_THE_DATA = {"inputs", "classes", "vocabulary", "context"}
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def _plain(value: Any, where: str) -> Any:
     raise TypeError(f"{where} is a {type(value).__name__}; use numbers, strings, booleans, lists and dictionaries")
 
 
-def _check_keys(what: str, given: Any, allowed: list[str]) -> None:
+def _check_keys(what: str, given: Any, allowed: Iterable[str]) -> None:
     unknown = [key for key in given if key not in allowed]
     if unknown:
         raise ValueError(f"{what} has no {unknown[0]!r}; allowed: {', '.join(sorted(allowed))}")
@@ -147,7 +150,7 @@ def _check_task(task: dict[str, Any]) -> None:
     if machine:
         raise ValueError(f"the task has {machine.pop()!r}, which belongs to the machine: set RESNORM_DATA to the folder")
     if not anything:
-        _check_keys(f"the task {task['name']!r}", task, ["name", *(set(names) - _OF_THE_MACHINE)])
+        _check_keys(f"the task {task['name']!r}", task, {"name", *names} - _OF_THE_MACHINE)
 
 
 def _check_model(model: dict[str, Any]) -> None:
@@ -161,7 +164,7 @@ def _check_model(model: dict[str, Any]) -> None:
         default = inspect.signature(MODELS[model["name"]]).parameters.get("variant")
         variant = model.get("variant", default and default.default)
         names += VARIANTS[variant].options if variant in VARIANTS else []
-    _check_keys(f"the model {model['name']!r}", model, ["name", *names])
+    _check_keys(f"the model {model['name']!r}", model, {"name", *names} - _OF_THE_DATA)
 
 
 def _check_recipe(recipe: dict[str, Any]) -> None:

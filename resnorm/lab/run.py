@@ -36,7 +36,7 @@ def run(experiment: Experiment, store: Store | None = None, progress: bool = Tru
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
         options = {key: value for key, value in experiment.model.items() if key != "name"}
-        model = build(experiment.model["name"], data, **options)
+        model = build(experiment.model["name"], data.spec, **options)
         checkpoint = store.checkpoint(experiment)
         outcome = fit(
             model, data, Recipe(**experiment.recipe), seed=experiment.seed, checkpoint=checkpoint, progress=progress

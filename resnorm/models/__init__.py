@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from resnorm import catalog
 from resnorm.models.mlp import mlp_stack
 from resnorm.models.resnet import cifar_resnet, resnet
 from resnorm.models.transformer import transformer_lm
@@ -27,6 +28,12 @@ def build(name: str, task: dict[str, Any], **options: Any) -> nn.Module:
     if missing:
         raise ValueError(f"the model {name!r} needs {' and '.join(missing)} of its data set, which has {', '.join(task)}; "
                          f"use a data set of {'sequences' if 'vocabulary' in needed else 'images'}")
+    chosen = catalog.VARIANTS.get(options.get("variant", signature["variant"].default)) if "variant" in signature else None
+    allowed = [key for key in signature if key not in ("options", *needed)]
+    allowed += [key for key in (chosen.options if chosen else ()) if key not in ("depth", "dim")]
+    for key in options:
+        if key not in (*allowed, *needed):
+            raise ValueError(f"the model {name!r} has no option {key!r}; allowed: {', '.join(allowed)}")
     given = {key: task[key] for key in needed}
     if name == "mlp_stack":
         given["inputs"] *= task["size"] ** 2

@@ -4,7 +4,6 @@ from torch import Tensor, nn
 
 from resnorm import catalog, init
 from resnorm.branches import mlp
-from resnorm.models.common import complete
 from resnorm.streams import Stack
 from resnorm.words import BRANCHES, Block
 
@@ -38,11 +37,11 @@ def mlp_stack(*, inputs, classes, depth=8, width=64, variant="residual", norm="l
     chosen = catalog.variant(variant)
     if depth < 1:
         raise ValueError(f"mlp_stack: depth={depth}; it needs at least one block")
-    options = complete(chosen, "mlp_stack", {"depth": depth, "dim": -1}, options)
+    options = chosen.complete(options, depth=depth, dim=-1)
     word = chosen.spell(**options)
     if set(word) & set(BRANCHES) != {"F"}:
         raise ValueError(f"mlp_stack takes a generic variant, with the branch F; {variant!r} is {word!r}")
-    letters = chosen.settings_for(n=norm, **options) if "n" in word else chosen.settings_for(**options)
+    letters = chosen.settings_for(n=norm, **options)
     blocks = [Block(word, width, F=mlp(hidden, activation), **letters) for _ in range(depth)]
     model = MLPStack(inputs, Stack(blocks, last=norm), classes)
     init.initialise(model.stack, initialisation or chosen.init or "he", depth)

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from resnorm import catalog, init
 from resnorm.branches import Convolution, conv1x1, conv3x3
-from resnorm.models.common import complete
 from resnorm.norms import call_form
 from resnorm.norms import norm as build_norm
 from resnorm.streams import Stack
@@ -64,7 +63,7 @@ def cifar_resnet(*, depth=20, variant="resnet_v2", norm="batch", merge_norm=None
     if bottleneck and kernels != 3:
         raise ValueError(f"bottleneck=True needs three convolutions a block, and {variant!r} has {kernels}; take a generic "
                          "variant, 'bottleneck_v1' or 'bottleneck_v2'")
-    if merge_norm is not None and "n" not in chosen.spell().replace("C", "" if generic else "C") or merge_norm and not generic:
+    if merge_norm is not None and not (generic and "n" in chosen.spell()):
         raise ValueError(f"merge_norm={merge_norm!r} has no norm to set in {variant!r} ({chosen.spell()!r}); set norm, or take a "
                          "generic variant with n, such as 'post'")
     if depth < 3 * kernels + 2 or (depth - 2) % (3 * kernels):
@@ -73,10 +72,9 @@ def cifar_resnet(*, depth=20, variant="resnet_v2", norm="batch", merge_norm=None
     _image_norm(norm)
     _image_norm(merge_norm)
     count = (depth - 2) // (3 * kernels)
-    options = complete(chosen, "cifar_resnet", {"depth": 3 * count, "dim": 1}, options)
+    options = chosen.complete(options, depth=3 * count, dim=1)
     word = chosen.spell(**options)
-    letters = {"n": merge_norm or norm if generic else norm} if "n" in word else {}
-    letters = chosen.settings_for(**letters, **options)
+    letters = chosen.settings_for(n=merge_norm or norm, **options)
     blocks, channels = [], width
     for stage, planes in enumerate((width, 2 * width, 4 * width)):
         for index in range(count):
@@ -108,12 +106,14 @@ def _block(word, channels, planes, stride, kernels, letters, norm, shortcut) -> 
     branches = _kernels(kernels, planes, stride)
     out = planes * (4 if kernels == 3 else 1)
     if (stride != 1 or out != channels) and "a" in word:
-        if shortcut == "projection":
-            if word.startswith("nrC"):  # the projection takes the pre-activated input
-                word = "nr|" + word[2:]
-            elif not word.startswith("n"):
-                shortcut = f"projection(norm={norm!r})"
-        letters["a"] = partial(letters.get("a", add()), shortcut=shortcut, stride=stride)
+        merge = letters.get("a", add())
+        if merge.keywords["shortcut"] != "identity":
+            shortcut = merge.keywords["shortcut"]
+        elif shortcut == "projection" and word.startswith("nrC"):  # the projection takes the pre-activated input
+            word = "nr|" + word[2:]
+        elif shortcut == "projection" and word.startswith("C"):  # the branch ends in a norm: so does the projection
+            shortcut = f"projection(norm={norm!r})"
+        letters["a"] = partial(merge, shortcut=shortcut, stride=stride)
     if "F" in word:
         letters["F"] = partial(Block, BASIC if kernels == 2 else BOTTLENECK, n=norm, C=branches)
     else:

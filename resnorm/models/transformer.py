@@ -4,7 +4,6 @@ from torch import Tensor, nn
 
 from resnorm import catalog, init
 from resnorm.branches import attention, mlp
-from resnorm.models.common import complete
 from resnorm.streams import Stack
 from resnorm.words import Block
 from resnorm.words import dropout as dropout_letter
@@ -46,10 +45,10 @@ def transformer_lm(*, vocabulary, context=128, depth=6, width=128, heads=4, vari
     Citation: vaswani2017attention.
     """
     chosen = catalog.variant(variant)
-    options = complete(chosen, "transformer_lm", {"depth": 2 * depth, "dim": -1}, options)
+    options = chosen.complete(options, depth=2 * depth, dim=-1)
     generic = chosen.spell(**options)
     word = catalog.transformer_word(generic)
-    letters = chosen.settings_for(n=norm, **options) if "n" in word else chosen.settings_for(**options)
+    letters = chosen.settings_for(n=norm, **options)
     if word != generic:  # one setting for each occurrence, and the word was written out twice
         letters = {letter: setting * 2 if isinstance(setting, list) else setting for letter, setting in letters.items()}
     if dropout:

@@ -121,9 +121,9 @@ def execution_key(project: Project, chapter: str, preset: str) -> str:
     cells = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in notebook.cells]
     claims = [claim for claim in project.claims if claim["chapter"] == chapter]
     paths = files_under(project.root / "resnorm", "*.py") + files_under(project.root / "results", "*.json")
-    paths += [project.root / "requirements.txt", Path(__file__)]
-    return fingerprint([p for p in paths if p != Path(__file__)], project.root,
-                       [cells, parameters(notebook, preset), claims, platform.python_version(), Path(__file__).read_text()])
+    environment = [platform.python_version(), Path(__file__).read_text(encoding="utf-8")]
+    return fingerprint([*paths, project.root / "requirements.txt"], project.root,
+                       [cells, parameters(notebook, preset), claims, environment])  # fmt: skip
 
 
 def parameters(notebook: nbformat.NotebookNode, preset: str) -> dict:
@@ -141,14 +141,15 @@ def parameters(notebook: nbformat.NotebookNode, preset: str) -> dict:
     return {"preset": preset}
 
 
-def executed(project: Project, chapter: str, key: str) -> Path:
-    """The folder of an execution: notebook.ipynb and, in claims/, the verdicts."""
-    return project.build / "executed" / chapter / key
+def last_execution(project: Project, chapter: str) -> Path | None:
+    """The folder of a chapter's last good execution, current or not: notebook.ipynb and, in claims/, the verdicts."""
+    return next((path for path in (project.build / "executed" / chapter).glob("*") if path.suffix != ".part"), None)
 
 
 def execute_all(project: Project, chapters: list[str], preset: str, fresh: bool, processes: int, strict: bool) -> dict[str, Path]:
     """Execute what has changed, several at a time; return each chapter's folder. Raises BuildError naming every failure."""
-    folders = {chapter: executed(project, chapter, _located(chapter, execution_key, project, chapter, preset)) for chapter in chapters}
+    keys = {chapter: _located(chapter, execution_key, project, chapter, preset) for chapter in chapters}
+    folders = {chapter: project.build / "executed" / chapter / key for chapter, key in keys.items()}
     pending = [chapter for chapter in chapters if fresh or not folders[chapter].exists()]
     if fresh:
         shutil.rmtree(project.build / "records", ignore_errors=True)
@@ -182,6 +183,7 @@ def _located(chapter, function, *arguments):
 def _execute(project: Project, chapter: str, preset: str, folder: Path, threads: int, strict: bool) -> tuple[str, str | None]:
     """Execute one notebook in its own process; return a line for the log, and what failed."""
     import papermill
+    from traitlets.config import Config
 
     started = time.monotonic()
     part = folder.parent / f"{folder.name}.part"
@@ -202,6 +204,8 @@ def _execute(project: Project, chapter: str, preset: str, folder: Path, threads:
         papermill.execute_notebook(
             str(project.notebook(chapter)), str(part / "notebook.ipynb"), kernel_name="python3", cwd=str(part / "work"),
             parameters=parameters(nbformat.read(project.notebook(chapter), 4), preset), progress_bar=False,
+            # Sockets in the file system: nobody else on the machine can listen, and ipykernel does not warn.
+            config=Config(KernelManager={"transport": "ipc"}),
         )  # fmt: skip
         notes = check_outputs(nbformat.read(part / "notebook.ipynb", 4), chapter, strict)
         check_verdicts(project, chapter, part / "claims")
@@ -277,6 +281,13 @@ def check_verdicts(project: Project, chapter: str, folder: Path) -> None:
             f"notebooks/{chapter}.ipynb gives no verdict on {', '.join(missing)}; call claim(...) with each id, or set "
             "expected: not yet measured, with a reason, in book/claims.yml"
         )
+
+
+def check_ledger(project: Project) -> None:
+    """Refuse a claim that no chapter of the book can measure."""
+    for claim in project.claims:
+        if claim["chapter"] not in project.chapters and claim["expected"] != "not yet measured":
+            raise BuildError(f"book/claims.yml: {claim['id']} is to be measured in {claim['chapter']!r}, which _toc.yml does not list")
 
 
 def verdicts(folders: dict[str, Path]) -> dict[str, dict]:

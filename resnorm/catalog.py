@@ -10,8 +10,9 @@ from typing import Any
 
 from resnorm.branches import attention, conv1x1, conv3x3, cross_attention, mlp
 from resnorm.init import deepnorm_alpha
+from resnorm.letters import Scalar, add, drop_path, layer_scale, lerp
 from resnorm.norms import norm
-from resnorm.words import BRANCHES, Block, Scalar, Tied, add, drop_path, layer_scale, lerp
+from resnorm.words import BRANCHES, Block, Tied
 
 
 @dataclass(frozen=True)

@@ -97,26 +97,6 @@ def claim(
     return card
 
 
-def ledger(folder: str | os.PathLike) -> list[Card]:
-    """Return every claim of ``book/claims.yml`` with its verdict from ``folder``, where `claim` wrote it.
-
-    Raises ClaimFailed naming the claims that have no verdict and are not marked "not yet measured".
-    """
-    cards, without = [], []
-    for entry in read_claims():
-        path = Path(folder) / f"{entry['id']}.json"
-        if path.exists():
-            cards.append(Card(**json.loads(path.read_text(encoding="utf-8"))))
-        elif entry["expected"] == "not yet measured":
-            fields = {key: entry[key] for key in ("id", "statement", "source", "chapter")}
-            cards.append(Card(**fields, verdict="not yet measured", measured=None, note=entry["reason"]))
-        else:
-            without.append(f"{entry['id']} ({entry['chapter']})")
-    if without:
-        raise ClaimFailed(f"no chapter gave a verdict on: {', '.join(without)}; call claim() there, or mark them")
-    return cards
-
-
 def read_claims() -> list[dict[str, str]]:
     """Read ``book/claims.yml``: entries with id, statement, source, chapter, expected, and reason if not yet measured.
 

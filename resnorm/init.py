@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from resnorm.branches import Convolution
-from resnorm.words import BRANCHES, MERGES, Add, Block
+from resnorm.letters import Add
+from resnorm.words import BRANCHES, MERGES, Block, parse
 
 WEIGHTS = ("query", "key", "value", "hidden", "output", "kernel", "shortcut")
 
@@ -97,18 +98,46 @@ def unit_gain(module: nn.Module) -> None:
     follows a ReLU, and is drawn from $N(0, 2/\text{fan}_{in})$. The closed forms of the depth laws assume such branches.
     Raises `ValueError` for attention, whose gain depends on its input, and for another activation.
     """
-    for child in module.modules():
-        if getattr(child, "activation", "relu") != "relu":
-            raise ValueError(f"unit_gain is derived for ReLU, got an MLP with {child.activation!r}; use mlp(activation='relu')")
+    _needs_relu("unit_gain", module)
 
     def rule(role: str, weight: Tensor) -> None:
-        if role in ("query", "key", "value"):
-            raise ValueError("unit_gain: the gain of attention depends on its input; use xavier, or a branch mlp()")
         if role != "shortcut":
             fan_in = weight[0].numel()
             weight.normal_(0, math.sqrt((1 if role == "output" else 2) / fan_in))
 
     _apply(module, rule)
+
+
+def _needs_relu(rule: str, module: nn.Module) -> None:
+    for child in module.modules():
+        if getattr(child, "activation", "relu") != "relu":
+            raise ValueError(f"{rule} is derived for ReLU, got an MLP with {child.activation!r}; use mlp(activation='relu')")
+    if any(role == "query" for role, _ in roles(module)):
+        raise ValueError(f"{rule}: the gain of attention depends on its input; use xavier, or a branch mlp()")
+
+
+@torch.no_grad()
+def fixup(module: nn.Module, depth: int) -> None:
+    r"""Start every residual branch at 0, and shrink its other weights with the depth: $L^{-1/(2m-2)}$ times He's.
+
+    m is the number of weights in a row in the branch, of which the last is set to 0; `depth` is L, the number of residual
+    branches of the network. The rest of Fixup belongs to the network: a classifier of zeros, scalar biases and multipliers
+    (`add(learn="gain")`). Raises `ValueError` for attention, for another activation than ReLU, and for weight norm or weight
+    standardisation, which have no filter of zeros. Citation: zhang2019fixup.
+    """
+    _needs_relu("fixup", module)
+    if any(isinstance(child, Convolution) and child.form for child in module.modules()):
+        raise ValueError("fixup sets filters to zero, which weight norm and weight standardisation cannot; use conv(weight=None)")
+    he(module)
+    for block in module.modules():
+        if not (isinstance(block, Block) and set(block.word) & set(MERGES)):
+            continue
+        for sub_block in parse(block.word):
+            branches = [block.get_submodule(f"{position}_{letter}") for position, letter in sub_block if letter in BRANCHES]
+            *others, last = [weight for branch in branches for role, weight in roles(branch) if role != "bias"]
+            last.zero_()
+            for weight in others:
+                weight.mul_(depth ** (-1 / (2 * len(others))))
 
 
 @torch.no_grad()
@@ -150,6 +179,7 @@ RULES: dict[str, Callable[[nn.Module, int], None]] = {
     "he": lambda module, depth: he(module),
     "xavier": lambda module, depth: xavier(module),
     "deepnorm": lambda module, depth: deepnorm(module, deepnorm_beta(depth)),
+    "fixup": fixup,
     "unit_gain": lambda module, depth: unit_gain(module),
     "zero_last_gain": lambda module, depth: zero_last_gain(module),
 }

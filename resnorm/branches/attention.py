@@ -12,7 +12,7 @@ class _Attention(nn.Module):
 
     def __init__(self, width, heads, causal, dropout, bias):
         super().__init__()
-        if width % heads:
+        if heads < 1 or width % heads:
             raise ValueError(f"attention: heads={heads} does not divide the width {width}; use a divisor of {width}")
         if not 0 <= dropout < 1:
             raise ValueError(f"attention: dropout={dropout} is not a rate; use 0 <= dropout < 1")

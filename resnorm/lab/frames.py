@@ -4,9 +4,13 @@ import math
 import statistics
 from typing import Any
 
+from resnorm.lab.experiment import Experiment
 from resnorm.lab.record import Record
 
 KINDS = ("metrics", "curves", "probes")
+# What the papers write for a norm behind a merge; the plan or the chapter says over which axes.
+_NORMS = {"batch": "BN", "layer": "LN", "layer2d": "LN", "group": "GN", "instance": "IN", "rms": "RMSNorm"}
+_OWN_COLUMNS = {"experiment", "label", "status", "step", "epoch", "split", "block", "metric", "value"}
 _PROBE_KEYS = ("step", "epoch", "block")
 
 
@@ -14,7 +18,7 @@ def frame(records: list[Record], kind: str = "metrics"):
     """Return a tidy pandas DataFrame with one row an observation.
 
     ``kind``: "metrics" (final values), "curves" (columns step, epoch, split) or "probes" (columns step, block).
-    Columns: experiment, task, model, variant, seed, status, every setting that varies among the records under its own
+    Columns: experiment, task, model, variant, label (of `label`), seed, status, every setting that varies among the records under its own
     name (depth, order, ...; with its part in front where two parts vary it), those of the kind, then metric and value.
     Raises ValueError for another kind.
     """
@@ -26,13 +30,30 @@ def frame(records: list[Record], kind: str = "metrics"):
     rows = []
     for record in records:
         described = {column: _setting(record, path) for column, path in columns.items()}
-        head = {"experiment": record.experiment.name, **described, "status": record.status}
+        names = {"experiment": record.experiment.name, "label": label(record.experiment)}
+        head = {**names, **described, "status": record.status}
         rows += ({**head, **row} for row in _observations(record, kind))
     if not rows:
-        return pandas.DataFrame(columns=["experiment", *columns, "status", "metric", "value"])
+        return pandas.DataFrame(columns=["experiment", "label", *columns, "status", "metric", "value"])
     table = pandas.DataFrame(rows)
     table["value"] = table["value"].astype(float)
     return table[[column for column in table if column not in ("metric", "value")] + ["metric", "value"]]
+
+
+def label(experiment: Experiment) -> str:
+    """Name the variant of an experiment for a reader: "rSkip + LN (order 2)", "xSkip (λ = 2)", "ResNet v1"."""
+    from resnorm.catalog import VARIANTS
+
+    model = experiment.model
+    if model.get("variant") not in VARIANTS:
+        return model.get("variant") or model["name"]
+    title = VARIANTS[model["variant"]].title
+    norm = model.get("merge_norm")
+    if norm:
+        title = title.replace("norm", _NORMS.get(norm, norm))
+    options = {"λ =": model.get("skip"), "order": model.get("order")}
+    shown = ", ".join(f"{name} {value:g}" for name, value in options.items() if value is not None)
+    return f"{title} ({shown})" if shown else title
 
 
 def settings_columns(records: list[Record]) -> dict[str, str]:
@@ -43,7 +64,7 @@ def settings_columns(records: list[Record]) -> dict[str, str]:
     )
     varied = [path for path in paths if path not in fixed.values() and _varies(records, path)]
     keys = [path.partition(".")[2] for path in varied]
-    taken = {key for key in keys if keys.count(key) > 1} | set(fixed) | {"status", "metric", "value", "step", "epoch"}
+    taken = {key for key in keys if keys.count(key) > 1} | set(fixed) | _OWN_COLUMNS
     return fixed | {path if key in taken else key: path for path, key in zip(varied, keys, strict=True)}
 
 

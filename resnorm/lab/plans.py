@@ -25,7 +25,7 @@ _IMAGES = {
         dict(name="cifar10", subset=10000),
         dict(width=16),
         dict(epochs=8, batch_size=128, lr=0.1, schedule="one_cycle", augment="crop_flip", precision="bf16",
-             probe_every=100),
+             evaluate_every=2, probe_every=100),
     ),
     "colab": (
         dict(name="cifar10", subset=20000),

@@ -1,16 +1,16 @@
 """Residual networks for images, from any word of the catalog."""
 
-from collections.abc import Sequence
 from functools import partial
 
 from torch import Tensor, nn
 
 from resnorm import catalog, init
 from resnorm.branches import Convolution, conv1x1, conv3x3
+from resnorm.letters import add
 from resnorm.norms import call_form
 from resnorm.norms import norm as build_norm
 from resnorm.streams import Stack
-from resnorm.words import BRANCHES, Block, add
+from resnorm.words import BRANCHES, Block
 
 BASIC, BOTTLENECK = "nrCnrC", "nrCnrCnrC"
 LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -66,7 +66,7 @@ def cifar_resnet(*, depth=20, variant="resnet_v2", norm="batch", merge_norm=None
     if merge_norm is not None and not (generic and "n" in chosen.spell()):
         raise ValueError(f"merge_norm={merge_norm!r} has no norm to set in {variant!r} ({chosen.spell()!r}); set norm, or take a "
                          "generic variant with n, such as 'post'")
-    if depth < 3 * kernels + 2 or (depth - 2) % (3 * kernels):
+    if not isinstance(depth, int) or depth < 3 * kernels + 2 or (depth - 2) % (3 * kernels):
         raise ValueError(f"depth={depth} with {kernels} convolutions a block; allowed: {3 * kernels}n + 2, "
                          f"for example {', '.join(str(3 * kernels * n + 2) for n in (1, 3, 9, 18))}")
     _image_norm(norm)

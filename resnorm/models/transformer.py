@@ -4,9 +4,9 @@ from torch import Tensor, nn
 
 from resnorm import catalog, init
 from resnorm.branches import attention, mlp
+from resnorm.letters import dropout as dropout_letter
 from resnorm.streams import Stack
 from resnorm.words import Block
-from resnorm.words import dropout as dropout_letter
 
 
 class TransformerLM(nn.Module):

@@ -2,10 +2,10 @@
 
 import functools
 import json
+import logging
 import math
 import os
 import statistics
-import sys
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -14,6 +14,9 @@ from multiprocessing import get_context
 from resnorm.lab.experiment import Experiment
 from resnorm.lab.record import Record, device_name, provenance, source_hash
 from resnorm.lab.store import Store
+
+# A logger, because the command line wants a line a run, and a page that is built from a notebook does not.
+LOG = logging.getLogger("resnorm.lab")
 
 
 def run(experiment: Experiment, store: Store | None = None, progress: bool = True) -> Record:
@@ -127,7 +130,7 @@ def _run_here(pending, store, budget, processes, progress) -> list[Exception]:
     for number, experiment in enumerate(pending, start=1):
         try:
             record = run(experiment, store, progress=progress)
-            _say(progress, number, len(pending), record)
+            _report(number, len(pending), record)
         except Exception as error:
             errors.append(_named(error, experiment))
     return errors
@@ -158,7 +161,7 @@ def _run_in_processes(pending, store, budget, processes, progress) -> list[Excep
                 experiment = running.pop(future)
                 try:
                     record = future.result()
-                    _say(progress, total - len(waiting) - len(running), total, record)
+                    _report(total - len(waiting) - len(running), total, record)
                 except Exception as error:
                     errors.append(_named(error, experiment))
         return errors
@@ -191,26 +194,21 @@ def _prepare(parent: int, processes: int) -> None:
 def _stop(pool: ProcessPoolExecutor, at_once: bool) -> None:
     # The executor has no public way to stop a running call before Python 3.14.
     workers = list((pool._processes or {}).values()) if at_once else []
-    pool.shutdown(wait=False, cancel_futures=True)
+    pool.shutdown(wait=not at_once, cancel_futures=True)
     for worker in workers:
         worker.terminate()
     for worker in workers:
         worker.join()
 
 
-def _say(progress: bool, number: int, total: int, record: Record) -> None:
-    if progress:
-        metrics = record.metrics
-        name = next((key for key in ("test_accuracy", "test_exact_match", "test_loss") if key in metrics), None)
-        result = f", {name} {metrics[name]:.4g}" if name else ""
-        seconds = record.provenance["wall_seconds"]
-        model = " ".join(f"{key}={value}" for key, value in record.experiment.model.items() if key != "name")
-        print(
-            f"[{number}/{total}] {record.experiment.model['name']} {model} seed={record.experiment.seed}: "
-            f"{record.status} in {seconds:.0f} s{result}",
-            file=sys.stderr,
-            flush=True,
-        )
+def _report(number: int, total: int, record: Record) -> None:
+    experiment, metrics = record.experiment, record.metrics
+    model = " ".join(f"{key}={value}" for key, value in experiment.model.items() if key != "name")
+    result = f", test accuracy {metrics['test_accuracy']:.4f}" if "test_accuracy" in metrics else ""
+    LOG.info(
+        "[%d/%d] %s %s seed=%d: %s in %.0f s%s", number, total, experiment.model["name"], model, experiment.seed,
+        record.status, record.provenance["wall_seconds"], result,
+    )  # fmt: skip
 
 
 def _named(error: Exception, experiment: Experiment) -> Exception:

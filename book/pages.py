@@ -1,0 +1,224 @@
+"""The generated pages: variant gallery, claims ledger, bibliography, API reference."""
+
+import importlib
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from book import opening_figure
+from book.chapters import Project
+
+# The package's modules from the bottom up: a module imports only from modules that stand before it (tests/test_structure.py).
+MODULES = (
+    "norms", "drawing", "words", "letters", "streams", "branches", "init", "catalog", "models", "theory", "probes", "data",
+    "training", "lab", "claims", "plots",
+)  # fmt: skip
+GROUPS = {
+    "generic": ("Around any branch", "`F` stands for any learned function: an MLP, two convolutions, attention."),
+    "image": ("Convolutional blocks", "`C` is a convolution, `r` a ReLU; the norm is a batch norm unless you choose another."),
+    "transformer": ("Transformer layers", "`A` is self-attention, `X` attention to a memory, `M` a feed-forward network."),
+}
+VERDICTS = {"holds": "✓", "holds only when": "◐", "does not hold": "✗", "not yet measured": "…"}
+
+
+def write_pages(project: Project, source: Path, verdicts: dict[str, dict]) -> None:
+    """Write every generated page into the folder that Jupyter Book reads."""
+    keys = bibliography_keys(project)
+    (source / "api").mkdir(exist_ok=True)
+    pages = {"gallery": gallery(), "claims": ledger(project, verdicts, keys), "api/index": api_index(),
+             "api/command_line": command_line(project)}  # fmt: skip
+    pages |= {f"api/{name}": api(name, keys) for name in MODULES}
+    for name, text in pages.items():
+        (source / f"{name}.md").write_text(text, encoding="utf-8")
+    index = source / "index.md"
+    figure = f"![{opening_figure.draw(source / 'opening_figure.svg')}](opening_figure.svg)"
+    index.write_text(index.read_text(encoding="utf-8").replace("OPENING_FIGURE", figure), encoding="utf-8")
+
+
+def bibliography_keys(project: Project) -> list[str]:
+    return re.findall(r"^@\w+\{(\w+),", (project.root / "book/references.bib").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+# ---------------------------------------------------------------------------------------------------- gallery
+
+
+def gallery() -> str:
+    """Every variant of the catalog: word, equation, drawing, properties, citation."""
+    from resnorm.catalog import VARIANTS
+
+    parts = [
+        "# The variant gallery",
+        "One letter per operation, run from left to right; upper case is a learned branch, lower case is glue. `n` normalises, `a` adds "
+        "the skip, `r` is an activation. This page is generated from `resnorm.catalog.VARIANTS`: the word, the equation and the drawing "
+        "all come from the same string that builds the module. All letters stand in [the reference of words](api/words.md).",
+    ]
+    for tag, (title, sentence) in GROUPS.items():
+        parts += [f"## {title}", sentence, *(_variant(one) for one in VARIANTS.values() if tag in one.tags)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _variant(variant) -> str:
+    width = 64
+    block = variant.block(width)
+    branches = sum(p.numel() for name, part in block.named_children() if name.split("_")[1].isupper() for p in part.parameters())
+    learned = sum(parameter.numel() for parameter in block.parameters()) - branches
+    options = "".join(f", {name}={value!r}" for name, value in variant.options.items())
+    properties = [
+        f"`{block.word}`",
+        f'`variant("{variant.name}").block({width}{options})`',
+        f"{learned:,} of {learned + branches:,} parameters lie outside the branches",
+        "a stack needs a last norm" if block.ends_in_merge else "a stack needs no last norm",
+    ]
+    properties += [f"initialised by [`{variant.init}`](api/init.md)"] if variant.init else []
+    return (
+        f"(variant-{variant.name.replace('_', '-')})=\n### {variant.title}\n\n{variant.sentence} {{cite:t}}`{variant.cite}`\n\n"
+        f":::{{div}} variant\n```{{raw}} html\n<figure class=\"word\">{block.draw()}</figure>\n```\n\n"
+        f"$$\n{block.equation(latex=True)}\n$$\n:::\n\n"
+        f":::{{div}} properties\n{' · '.join(properties)}\n:::"
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- ledger
+
+
+def ledger(project: Project, verdicts: dict[str, dict], keys: list[str]) -> str:
+    """Every claim of the book with its verdict: what was measured by this build, and what is published."""
+    claims = project.claims
+    counts = {kind: 0 for kind in VERDICTS}
+    sections = []
+    for chapter in dict.fromkeys(claim["chapter"] for claim in claims):
+        rows = []
+        for claim in (claim for claim in claims if claim["chapter"] == chapter):
+            verdict = verdicts.get(claim["id"], {"verdict": "not yet measured", "note": claim.get("reason")})
+            kind = next(kind for kind in ("holds only when", *VERDICTS) if verdict["verdict"].startswith(kind))
+            counts[kind] += 1
+            rows.append(_claim(claim, verdict, kind, keys))
+        title = f"[](notebooks/{chapter}.ipynb)" if chapter in project.chapters else chapter
+        sections += [f"## {title}", *rows]
+    total = ", ".join(f"{VERDICTS[kind]} {count} {kind}" for kind, count in counts.items() if count)
+    return "\n\n".join([
+        "# The claims ledger",
+        "Every claim that a chapter tests, with what this build measured. A claim is an assertion in its notebook: when a measurement "
+        "contradicts the verdict that stands here, the book does not build. A published figure that we only know from secondary "
+        "sources is marked as such.",
+        f"{len(claims)} claims: {total}." if claims else "There are no claims yet.",
+        *sections,
+    ]) + "\n"  # fmt: skip
+
+
+def _claim(claim: dict, verdict: dict, kind: str, keys: list[str]) -> str:
+    rows = [("Claimed by", _cited(str(claim["source"]), keys)), ("Measured", _measured(verdict.get("measured"))),
+            ("Published", verdict.get("published")), ("Note", verdict.get("note"))]  # fmt: skip
+    details = "".join(f"\n- **{name}:** {_cited(str(value), keys)}" for name, value in rows if value)
+    css = kind.replace(" ", "-")
+    return (f"(claim-{claim['id']})=\n:::{{admonition}} {VERDICTS[kind]} {verdict['verdict'].capitalize()}\n:class: verdict {css}\n"
+            f"{_cited(claim['statement'], keys)}\n{details}\n:::")  # fmt: skip
+
+
+def _measured(value: object) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {_measured(one)}" for name, one in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+# ---------------------------------------------------------------------------------------------------- API reference
+
+
+def api_index() -> str:
+    """The list of modules, each with the first sentence of its docstring."""
+    rows = []
+    for name in MODULES:
+        first = inspect.getdoc(importlib.import_module(f"resnorm.{name}")).split("\n\n")[0].replace("\n", " ").replace("|", r"\|")
+        rows.append(f"| [{name}]({name}.md) | {first} |")
+    return "\n".join([
+        "# API reference\n",
+        "From the docstrings. A module imports only from modules that stand above it. The names that most readers need come straight "
+        "from `resnorm`: `from resnorm import Block, norm, Stack, VARIANTS, fit`.\n",
+        "| module | what it does |", "|---|---|", *rows,
+        "| [command line](command_line.md) | The same experiments from a terminal: `python -m resnorm`. |",
+    ]) + "\n"  # fmt: skip
+
+
+def api(name: str, keys: list[str]) -> str:
+    """A module's page: its docstring, then its public classes and functions in the order of the source."""
+    module = importlib.import_module(f"resnorm.{name}")
+    objects = public_objects(module)
+    parts = [f"# {name}", f"```{{py:module}} resnorm.{name}\n```", _cited(inspect.getdoc(module) or "", keys)]
+    parts += [_object(module.__name__, label, one, keys) for label, one in objects]
+    return "\n\n".join(parts) + "\n"
+
+
+def public_objects(module: ModuleType) -> list[tuple[str, object]]:
+    """The classes and functions of a module with a docstring: of a package, what its `__all__` lists."""
+    package = hasattr(module, "__path__")
+    names = module.__all__ if package else [name for name in vars(module) if not name.startswith("_")]
+    found = [(name, getattr(module, name)) for name in names]
+    found = [(name, one) for name, one in found if inspect.isclass(one) or inspect.isfunction(one)]
+    found = [(name, one) for name, one in found if one.__doc__ and (package or one.__module__ == module.__name__)]
+    return found if package else sorted(found, key=lambda pair: inspect.getsourcelines(pair[1])[1])
+
+
+def _object(module: str, name: str, one: object, keys: list[str]) -> str:
+    kind = "class" if inspect.isclass(one) else "function"
+    body = [_cited(inspect.getdoc(one), keys)]
+    if kind == "class":
+        for method, function in vars(one).items():
+            function = getattr(function, "__func__", function)
+            if not method.startswith("_") and inspect.isfunction(function) and function.__doc__:
+                body.append(_directive("method", f"{method}{_signature(function, method=True)}", _cited(inspect.getdoc(function), keys), 4))
+            elif isinstance(function, property) and function.__doc__:
+                body.append(_directive("property", method, _cited(inspect.getdoc(function), keys), 4))
+    return _directive(kind, f"{name}{_signature(one)}", "\n\n".join(body), 6, module)
+
+
+def _directive(kind: str, signature: str, body: str, colons: int, module: str = "") -> str:
+    option = f":module: {module}\n" if module else ""
+    return f"{':' * colons}{{py:{kind}}} {signature}\n{option}\n{body}\n{':' * colons}"
+
+
+def _signature(one: object, method: bool = False) -> str:
+    """The signature without what no reader wants: `self`, the repr of a factory, quotes around an annotation."""
+    try:
+        signature = inspect.signature(one)
+    except ValueError:
+        return "()"
+    parameters = list(signature.parameters.values())
+    if method and parameters and parameters[0].name in ("self", "cls"):
+        parameters = parameters[1:]
+    plain = (bool, int, float, str, tuple, type(None), inspect.Parameter.empty.__class__)
+    parameters = [
+        p if isinstance(p.default, plain) or p.default is p.empty else p.replace(default=_Dots()) for p in parameters
+    ]
+    text = str(signature.replace(parameters=parameters)).replace("'", '"')
+    return re.sub(r'(: |-> )"([^"]*)"', r"\1\2", text).replace("resnorm.", "").replace(" -> None", "")
+
+
+class _Dots:
+    def __repr__(self) -> str:
+        return "..."
+
+
+def command_line(project: Project) -> str:
+    """The help of `python -m resnorm` and of each of its commands."""
+
+    def help_of(*command: str) -> str:
+        environment = os.environ | {"COLUMNS": "92", "TERMINAL_WIDTH": "92", "NO_COLOR": "1", "PYTHONPATH": str(project.root)}
+        call = [sys.executable, "-m", "resnorm", *command, "--help"]
+        text = subprocess.run(call, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+        return f"```text\n{text}\n```"
+
+    top = help_of()
+    commands = re.findall(r"^  (\w+)\s", top.partition("Commands:")[2], re.MULTILINE)
+    parts = ["# Command line", "Every command goes through the same `lab.run` as the notebooks.", top]
+    return "\n\n".join(parts + [f"## {name}\n\n{help_of(name)}" for name in commands]) + "\n"
+
+
+def _cited(text: str, keys: list[str]) -> str:
+    """Turn citation keys outside of code into citations."""
+    parts = re.split(r"(`+[^`]*`+|\$\$.*?\$\$)", text, flags=re.DOTALL)
+    pattern = re.compile(rf"\b({'|'.join(keys)})\b")
+    return "".join(part if part.startswith(("`", "$$")) else pattern.sub(r"{cite:t}`\1`", part) for part in parts)

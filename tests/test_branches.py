@@ -1,0 +1,181 @@
+"""The branches against torch's own layers, forward and gradients, and what their roles promise."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from resnorm.branches import attention, conv, conv1x1, conv3x3, cross_attention, linear, mlp
+
+torch.manual_seed(0)
+FACTORIES = {
+    "conv": conv3x3(6, bias=True), "conv norm": conv3x3(6, weight="norm"), "conv standard": conv1x1(6, weight="standard"),
+    "attention": attention(2), "cross_attention": cross_attention(2, memory_width=5), "mlp": mlp(2), "swiglu": mlp(2, "swiglu"),
+    "linear": linear(6),
+}
+PAST = torch.ones(5, 5, dtype=torch.bool).tril()
+
+
+def arguments(name, width=4):
+    if name.startswith("conv"):
+        return (torch.randn(2, width, 5, 7),)
+    return (torch.randn(2, 5, width), torch.randn(2, 3, 5)) if name == "cross_attention" else (torch.randn(2, 5, width),)
+
+
+def same_with_gradients(ours, theirs, parameters, *inputs):
+    """Outputs and every gradient agree; `parameters` pairs ours with theirs."""
+    inputs = [x.requires_grad_() for x in inputs]
+    a, b = ours(*inputs), theirs(*inputs)
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    direction = torch.randn_like(a)
+    grads_a = torch.autograd.grad(a, [*inputs, *(p for p, _ in parameters)], direction)
+    grads_b = torch.autograd.grad(b, [*inputs, *(q for _, q in parameters)], direction)
+    for ga, gb in zip(grads_a, grads_b, strict=True):
+        torch.testing.assert_close(ga, gb.reshape(ga.shape), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_a_branch_tells_its_width_and_survives_pickle_and_deepcopy(name):
+    branch, inputs = FACTORIES[name](4), arguments(name)
+    out = branch(*inputs)
+    assert out.shape[1 if name.startswith("conv") else -1] == branch.out_width
+    for copied in (copy.deepcopy(branch), pickle.loads(pickle.dumps(branch))):
+        assert torch.equal(copied(*inputs), out)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_roles_are_views_that_cover_every_parameter(name):
+    branch = FACTORIES[name](4)
+    with torch.no_grad():
+        for _, tensor in branch.roles():
+            tensor.fill_(7.0)
+    untouched = {key for key, parameter in branch.named_parameters() if not (parameter == 7).all()}
+    assert untouched == ({"gain"} if name == "conv norm" else set())
+
+
+@pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 1, 1), (3, 1, 2), (3, 2, 1), (7, 2, 4)])
+def test_a_convolution_keeps_the_size_up_to_its_stride(kernel, stride, groups):
+    ours = conv(8, kernel, stride, groups)(4)
+    assert ours(torch.randn(2, 4, 9, 6)).shape == (2, 8, -(-9 // stride), -(-6 // stride))
+    assert ours.bias is None and ours.weight.shape == (8, 4 // groups, kernel, kernel)
+
+
+def test_weight_norm_equals_torch():
+    ours = conv3x3(6, weight="norm")(4)
+    theirs = parametrizations.weight_norm(nn.Conv2d(4, 6, 3, padding=1, bias=False))
+    with torch.no_grad():
+        ours.gain.uniform_(0.5, 2)
+        theirs.parametrizations.weight.original0.copy_(ours.gain.view(6, 1, 1, 1))
+        theirs.parametrizations.weight.original1.copy_(ours.weight)
+    pairs = [(ours.gain, theirs.parametrizations.weight.original0), (ours.weight, theirs.parametrizations.weight.original1)]
+    same_with_gradients(ours, theirs, pairs, torch.randn(2, 4, 5, 5))
+
+
+def test_weight_norm_starts_as_the_plain_convolution():
+    ours = conv3x3(6, weight="norm")(4)
+    torch.testing.assert_close(ours.filters(), ours.weight)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1])
+def test_a_standardised_filter_has_mean_0_and_variance_1_at_any_scale(scale):
+    ours = conv3x3(6, weight="standard")(64)
+    with torch.no_grad():
+        ours.weight.mul_(scale).add_(scale)
+    filters = ours.filters().flatten(1)
+    torch.testing.assert_close(filters.mean(1), torch.zeros(6), atol=1e-4, rtol=0)
+    torch.testing.assert_close(filters.var(1, correction=0), torch.ones(6), atol=1e-3, rtol=0)
+
+
+def torch_attention(ours, width, memory_width=None):
+    """An nn.MultiheadAttention with the weights of ours, and the pairs of parameters."""
+    theirs = nn.MultiheadAttention(width, ours.heads, batch_first=True, kdim=memory_width, vdim=memory_width)
+    pairs = [(ours.output.weight, theirs.out_proj.weight), (ours.output.bias, theirs.out_proj.bias)]
+    with torch.no_grad():
+        for mine, its in pairs:
+            its.copy_(mine)
+        if memory_width is None:
+            pairs += [(ours.query_key_value.weight, theirs.in_proj_weight), (ours.query_key_value.bias, theirs.in_proj_bias)]
+            for mine, its in pairs[2:]:
+                its.copy_(mine)
+        else:
+            for role, tensor in ours.roles():
+                if role in ("query", "key", "value"):
+                    getattr(theirs, f"{role[0]}_proj_weight").copy_(tensor)
+            theirs.in_proj_bias.copy_(torch.cat([ours.query.bias, ours.key_value.bias]))
+            pairs.append((ours.query.weight, theirs.q_proj_weight))
+    return theirs, pairs
+
+
+@pytest.mark.parametrize("mask", [None, PAST, torch.randn(5, 5), torch.rand(2, 1, 1, 5) < 0.7])
+@pytest.mark.parametrize("causal", [False, True])
+def test_self_attention_equals_torch(mask, causal):
+    if mask is not None and mask.dim() == 4:
+        mask[..., 0] = True  # a token that may attend to nothing has no defined output
+    ours = attention(2, causal=causal)(8)
+    theirs, pairs = torch_attention(ours, 8)
+    padding = mask[:, 0, 0] if mask is not None and mask.dim() == 4 else None
+    square = mask if mask is not None and mask.dim() == 2 else None
+    if causal:
+        square = PAST if square is None else (square & PAST if square.dtype == torch.bool else square.masked_fill(~PAST, -torch.inf))
+    if square is not None and square.dtype == torch.bool:
+        square = ~square  # nn.MultiheadAttention says True = may NOT attend
+    if padding is not None:
+        padding = ~padding
+    reference = lambda x: theirs(x, x, x, attn_mask=square, key_padding_mask=padding, need_weights=False)[0]  # noqa: E731
+    same_with_gradients(lambda x: ours(x, mask), reference, pairs, torch.randn(2, 5, 8))
+
+
+@pytest.mark.parametrize("mask", [None, torch.tensor([[True, True, False]] * 5), torch.randn(5, 3)])
+def test_cross_attention_equals_torch(mask):
+    ours = cross_attention(2, memory_width=6)(8)
+    theirs, pairs = torch_attention(ours, 8, 6)
+    square = ~mask if mask is not None and mask.dtype == torch.bool else mask
+    reference = lambda x, z: theirs(x, z, z, attn_mask=square, need_weights=False)[0]  # noqa: E731
+    same_with_gradients(lambda x, z: ours(x, z, mask), reference, pairs, torch.randn(2, 5, 8), torch.randn(2, 3, 6))
+
+
+def test_causal_attention_does_not_see_later_tokens():
+    branch, x = attention(2, causal=True)(8), torch.randn(1, 5, 8)
+    changed = x.clone()
+    changed[:, 3] += 1
+    assert torch.equal(branch(x)[:, :3], branch(changed)[:, :3])
+    assert not torch.allclose(branch(x)[:, 3:], branch(changed)[:, 3:])
+
+
+def test_attention_drops_only_in_training():
+    branch, x = attention(2, dropout=0.5)(8), torch.randn(1, 5, 8)
+    assert not torch.equal(branch(x), branch(x))
+    branch.eval()
+    assert torch.equal(branch(x), branch(x))
+
+
+@pytest.mark.parametrize(("activation", "phi"), [("relu", F.relu), ("gelu", F.gelu)])
+def test_mlp_is_two_matrices_around_an_activation(activation, phi):
+    branch, x = mlp(1.5, activation, out=3)(4), torch.randn(5, 4)
+    assert branch.hidden.out_features == 6
+    torch.testing.assert_close(branch(x), branch.output(phi(branch.hidden(x))))
+
+
+def test_swiglu_gates_with_its_first_matrix():
+    branch, x = mlp(2, "swiglu", bias=False)(4), torch.randn(5, 4)
+    gate, value, out = (tensor for _, tensor in branch.roles())
+    torch.testing.assert_close(branch(x), ((x @ gate.T) * torch.sigmoid(x @ gate.T) * (x @ value.T)) @ out.T)
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (conv(kernel=2), "kernel=2 is even"), (conv(groups=3), "groups=3 does not divide the widths 4 and 4"),
+        (conv(6, groups=4), "groups=4"), (conv(weight="spectral"), "'spectral' is unknown; use None, 'norm' or 'standard'"),
+        (attention(3), "heads=3 does not divide the width 4"), (attention(2, dropout=1.0), "dropout=1.0 is not a rate"),
+        (cross_attention(0), "heads=0"), (mlp(activation="tanh"), "'tanh' is unknown; use one of relu, gelu, swiglu"),
+        (mlp(0.1), "leaves no hidden unit"),
+    ],
+)
+def test_impossible_settings_are_refused_with_the_repair(factory, message):
+    with pytest.raises(ValueError, match=message):
+        factory(4)

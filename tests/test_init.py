@@ -1,0 +1,154 @@
+"""Initialisation by role: the variance of every role, and the identity where a rule promises it."""
+
+import math
+
+import pytest
+import torch
+
+from resnorm import init
+from resnorm.branches import attention, conv, conv1x1, conv3x3, cross_attention, linear, mlp
+from resnorm.letters import add, layer_scale
+from resnorm.words import Block
+
+WIDTH = 128
+
+
+def encoder(**options):
+    torch.manual_seed(0)
+    return Block("nAa nXa nMa", WIDTH, n="layer", A=attention(4), X=cross_attention(4, memory_width=64), M=mlp(2, **options))
+
+
+def spreads(module):
+    """The standard deviation of every weight, by role, in order."""
+    out = {}
+    for role, tensor in init.roles(module):
+        if role != "bias":
+            out.setdefault(role, []).append(tensor.std().item())
+    return out
+
+
+def xavier_std(fan_in, fan_out, gain=1.0):
+    return gain * math.sqrt(2 / (fan_in + fan_out))
+
+
+def test_xavier_uses_the_fans_of_the_role_and_not_of_the_packed_matrix():
+    block = encoder(activation="swiglu")
+    init.xavier(block, hidden=3.0)
+    square = xavier_std(WIDTH, WIDTH)
+    assert spreads(block) == {
+        "query": pytest.approx([square] * 2, rel=0.03),
+        "key": pytest.approx([square, xavier_std(64, WIDTH)], rel=0.03),
+        "value": pytest.approx([square, xavier_std(64, WIDTH)], rel=0.03),
+        "output": pytest.approx([square, square, xavier_std(2 * WIDTH, WIDTH)], rel=0.03),
+        "hidden": pytest.approx([xavier_std(WIDTH, 2 * WIDTH, 3.0)] * 2, rel=0.03),
+    }
+
+
+def test_every_rule_sets_biases_to_zero_and_leaves_norms_alone():
+    for rule in ("he", "xavier", "deepnorm"):
+        block = encoder()
+        init.initialise(block, rule, depth=6)
+        assert all((tensor == 0).all() for role, tensor in init.roles(block) if role == "bias")
+        assert (block.get_parameter("0_n.weight") == 1).all()
+
+
+def test_deepnorm_scales_what_is_written_and_not_what_is_compared():
+    # N = 12 encoder layers have 24 residual branches; the figures are those of the paper's formula
+    assert init.deepnorm_alpha(24) == pytest.approx(2.213, abs=1e-3)
+    assert init.deepnorm_beta(24) == pytest.approx(0.3195, abs=1e-4)
+    assert (init.deepnorm_alpha(200), init.deepnorm_beta(200)) == pytest.approx((3.7606, 0.1880), abs=1e-4)
+    block, square = encoder(), xavier_std(WIDTH, WIDTH)
+    init.deepnorm(block, 0.25)
+    measured = spreads(block)
+    assert measured["query"][0] == pytest.approx(square, rel=0.03) and measured["key"][0] == pytest.approx(square, rel=0.03)
+    for role in ("value", "output"):
+        assert measured[role][0] == pytest.approx(0.25 * square, rel=0.03)
+    assert measured["hidden"][0] == pytest.approx(0.25 * xavier_std(WIDTH, 2 * WIDTH), rel=0.03)
+
+
+@pytest.mark.parametrize(("mode", "fan"), [("fan_out", 48 * 9), ("fan_in", 32 * 9)])
+def test_he_reads_fan_out_or_fan_in_of_kernels_and_shortcuts(mode, fan):
+    block = Block("Ca", 32, C=conv3x3(48, stride=2), a=add(shortcut="projection", stride=2))
+    init.he(block, mode)
+    assert spreads(block)["kernel"] == pytest.approx([math.sqrt(2 / fan)], rel=0.03)
+    assert spreads(block)["shortcut"] == pytest.approx([math.sqrt(2 / (fan / 9))], rel=0.05)
+
+
+def test_a_rule_reaches_what_weight_norm_computes_with():
+    branch = conv(weight="norm")(32)
+    init.he(branch)
+    torch.testing.assert_close(branch.filters(), branch.weight)
+
+
+@pytest.mark.parametrize("expansion", [1, 4])
+def test_unit_gain_keeps_the_mean_square_and_is_uncorrelated(expansion):
+    squares, products = [], []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        branch = mlp(expansion)(WIDTH)
+        init.unit_gain(branch)
+        # any input, not only a normal one: half of these features are constant
+        x = torch.cat([torch.randn(256, WIDTH // 2), torch.full((256, WIDTH // 2), 2.0)], dim=1)
+        y = branch(x)
+        squares.append((y.square().mean() / x.square().mean()).item())
+        products.append(torch.cosine_similarity(x, y).mean().item())
+    assert sum(squares) / 20 == pytest.approx(1, abs=0.1)
+    assert sum(products) / 20 == pytest.approx(0, abs=0.06)
+
+
+def test_unit_gain_of_a_convolution_keeps_the_mean_square_of_what_came_before_relu():
+    squares = []
+    for seed in range(20):
+        torch.manual_seed(seed)
+        block = Block("rC", 64, C=conv1x1())
+        init.unit_gain(block)
+        squares.append(block(torch.randn(8, 64, 8, 8)).square().mean().item())
+    assert sum(squares) / 20 == pytest.approx(1, rel=0.05)
+
+
+def test_fixup_starts_as_the_identity_with_branches_that_shrink_with_depth():
+    block, x = Block("Fa Ma", 64, F=lambda width: Block("nrCnrCnrC", width, n="none", C=conv1x1()), M=mlp(1)), torch.randn(2, 64, 64, 64)
+    block.get_submodule("3_M").forward = torch.zeros_like  # an MLP reads another axis; here only its weights matter
+    init.fixup(block, 16)
+    assert torch.equal(block(x), x)
+    he = math.sqrt(2 / 64)
+    assert spreads(block)["kernel"] == pytest.approx([he * 16 ** (-1 / 4), he * 16 ** (-1 / 4), 0], rel=0.05)
+    assert spreads(block)["hidden"] + spreads(block)["output"] == pytest.approx([he * 16 ** (-1 / 2), 0], rel=0.05)
+
+
+@pytest.mark.parametrize(("factory", "message"), [(attention(4), "gain of attention"), (mlp(activation="gelu"), "derived for ReLU")])
+@pytest.mark.parametrize("rule", ["unit_gain", "fixup"])
+def test_a_rule_refuses_what_it_is_not_derived_for(rule, factory, message):
+    with pytest.raises(ValueError, match=f"{rule}.*{message}"):
+        init.initialise(factory(WIDTH), rule, 1)
+
+
+@pytest.mark.parametrize("word", ["Fna", "nFna", "Fnan", "nFnsa"])
+def test_zero_last_gain_makes_the_block_start_without_its_branch(word):
+    letters = {"s": layer_scale(1.0)} if "s" in word else {}
+    block, x = Block(word, 8, n="layer", F=mlp(), **letters), torch.randn(3, 8)
+    init.zero_last_gain(block)
+    expected = torch.nn.functional.layer_norm(x, (8,)) if word.endswith("n") else x
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_zero_last_gain_of_resnet_v1_is_torchvisions():
+    block, x = Block("CnrCnar", 8, n="batch", C=conv3x3()), torch.randn(2, 8, 4, 4)
+    init.zero_last_gain(block)
+    torch.testing.assert_close(block(x), x.relu())
+    assert (block.get_parameter("1_n.weight") == 1).all()
+
+
+@pytest.mark.parametrize("word", ["nFa", "Fan", "Fanan"])
+def test_zero_last_gain_never_touches_a_norm_of_the_stream(word):
+    with pytest.raises(ValueError, match=f"between a branch and its merge in {word}"):
+        init.zero_last_gain(Block(word, 8, n="layer", F=mlp()))
+
+
+def test_wrong_names_are_refused():
+    with pytest.raises(ValueError, match="unknown role 'outputs'; allowed: query"):
+        init.xavier(mlp()(4), outputs=1.0)
+    with pytest.raises(ValueError, match="unknown rule of initialisation 'orthogonal'; allowed: he"):
+        init.initialise(linear()(4), "orthogonal", 1)
+    with pytest.raises(ValueError, match="no branch whose weights have roles"):
+        init.he(torch.nn.Linear(4, 4))

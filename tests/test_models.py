@@ -1,0 +1,223 @@
+"""Whole networks: sizes that were published, what follows from the word, and a step of training for every variant."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from resnorm.catalog import VARIANTS
+from resnorm.models import MODELS, build, cifar_resnet, mlp_stack, resnet, transformer_lm
+from resnorm.words import Block
+
+IMAGES, SEQUENCES = dict(inputs=1, size=8, classes=10), dict(vocabulary=11, context=6, symbols="0123456789 ")
+GENERIC = [name for name, one in VARIANTS.items() if "generic" in one.tags]
+CONVOLUTIONAL = [name for name, one in VARIANTS.items() if "image" in one.tags and name != "densenet"]
+LAYERS = ["encoder_pre", "encoder_post", "encoder_b2t", "ngpt"]
+BUILDS = (
+    [("mlp_stack", name, dict(depth=3, width=16)) for name in GENERIC]
+    + [("cifar_resnet", name, dict(depth=8, width=8)) for name in GENERIC]
+    + [("cifar_resnet", name, dict(depth=3 * VARIANTS[name].word.count("C") + 2, width=8)) for name in CONVOLUTIONAL]
+    + [("transformer_lm", name, dict(depth=2, width=16)) for name in GENERIC + LAYERS]
+)
+
+
+def parameters(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def example(name):
+    if name == "transformer_lm":
+        return torch.randint(11, (4, 6)), (4, 6, 11)
+    return torch.randn(4, 1, 8, 8), (4, 10)
+
+
+@pytest.mark.parametrize(("name", "variant", "options"), BUILDS)
+def test_every_variant_trains_a_step_of_every_model_that_takes_it(name, variant, options):
+    torch.manual_seed(0)
+    model = build(name, SEQUENCES if name == "transformer_lm" else IMAGES, variant=variant, **options)
+    x, shape = example(name)
+    y = model(x)
+    assert y.shape == shape
+    y.square().mean().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), f"{key} has no finite gradient"
+    assert len(list(model.stack.blocks)) == (options["depth"] if name != "cifar_resnet" else 3)
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(model.eval())))
+    assert torch.equal(copied(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("model", "millions"),
+    [
+        (dict(depth=20, variant="resnet_v1"), 0.27), (dict(depth=32, variant="resnet_v1"), 0.46), (dict(depth=44), 0.66),
+        (dict(depth=56), 0.85), (dict(depth=110, variant="resnet_v1"), 1.7), (dict(depth=110), 1.7),
+        (dict(depth=164, variant="bottleneck_v2"), 1.7),
+    ],
+)
+def test_cifar_resnets_have_the_published_size(model, millions):
+    assert parameters(cifar_resnet(**model)) / 1e6 == pytest.approx(millions, abs=0.05 if millions > 1 else 0.006)
+
+
+def check_strides(model, size):
+    """Each stage after the first halves the image, once, in its first block."""
+    sizes = [size]
+    hooks = [block.register_forward_hook(lambda module, inputs, y: sizes.append(y.shape[-1])) for block in model.stack.blocks]
+    model.eval()(torch.randn(1, model.stem[0].in_channels, 32, 32))
+    for hook in hooks:
+        hook.remove()
+    widths = [block.out_width for block in model.stack.blocks]
+    changes = [i for i, width in enumerate(widths) if i and width != widths[i - 1]]
+    expected = [size] + [size // 2 ** sum(change <= i for change in changes) for i in range(len(widths))]
+    assert sizes == expected, f"the blocks give images of {sizes[1:]}, not {expected[1:]}"
+
+
+@pytest.mark.parametrize("options", [dict(), dict(variant="residual"), dict(variant="bottleneck_v1", depth=20), dict(shortcut="projection")])
+def test_every_stage_of_a_cifar_resnet_strides_once(options):
+    check_strides(cifar_resnet(**options), 32)
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_every_stage_of_a_resnet_strides_once(depth):
+    check_strides(resnet(depth=depth, classes=10, width=8), 8)
+
+
+def kinds(modules):
+    return [type(module).__name__ for module in modules]
+
+
+@pytest.mark.parametrize(
+    ("variant", "stem", "last", "tail"),
+    [
+        ("resnet_v2", ["Convolution"], "BatchNorm", ["ReLU"]),
+        ("pyramid", ["Convolution"], "BatchNorm", ["ReLU"]),
+        ("residual", ["Convolution"], "BatchNorm", ["ReLU"]),
+        ("post", ["Convolution"], "NoneType", ["ReLU"]),
+        ("plain", ["Convolution"], "NoneType", ["BatchNorm", "ReLU"]),
+        ("resnet_v1", ["Convolution", "BatchNorm", "ReLU"], "NoneType", []),
+        ("norm_after_add", ["Convolution", "BatchNorm", "ReLU"], "NoneType", []),
+        ("relu_before_add", ["Convolution", "BatchNorm", "ReLU"], "BatchNorm", ["ReLU"]),
+        ("relu_only_pre", ["Convolution", "BatchNorm"], "BatchNorm", ["ReLU"]),
+    ],
+)
+def test_stem_and_tail_follow_from_the_word(variant, stem, last, tail):
+    model = cifar_resnet(depth=8, variant=variant)
+    assert (kinds(model.stem), type(model.stack.last).__name__, kinds(model.tail)) == (stem, last, tail)
+
+
+def test_a_v2_projection_takes_the_pre_activated_input_and_a_v1_projection_is_normalised():
+    words = [block.word for block in cifar_resnet(shortcut="projection").stack.blocks]
+    assert words == ["nrCnrCa"] * 3 + (["nr|CnrCa"] + ["nrCnrCa"] * 2) * 2
+    v1 = cifar_resnet(variant="resnet_v1", shortcut="projection").stack.blocks[3].get_submodule("5_a").shortcut
+    assert kinds(v1) == ["Conv2d", "BatchNorm"] and v1[0].stride == (2, 2)
+
+
+def test_shortcuts_without_parameters_are_the_default():
+    with_projections = parameters(cifar_resnet(shortcut="projection")) - parameters(cifar_resnet())
+    assert with_projections == 16 * 32 + 32 * 64
+
+
+def test_the_norms_of_the_branch_and_of_the_merge_are_set_apart():
+    model = cifar_resnet(depth=8, variant="rskip_norm", order=3, norm="batch", merge_norm="group(groups=1)")
+    block = model.stack.blocks[1]
+    assert block.word == "Fananan" and kinds(block.get_submodule(f"{i}_n") for i in (2, 4, 6)) == ["GroupNorm"] * 3
+    assert kinds(block.get_submodule("0_F").children())[0] == "BatchNorm"
+
+
+def test_branches_are_independent_modules_with_their_own_weights():
+    first, second = cifar_resnet(depth=14).stack.blocks[:2]
+    assert not torch.equal(first.get_parameter("2_C.weight"), second.get_parameter("2_C.weight"))
+
+
+@pytest.mark.parametrize(("model", "count"), [(lambda **o: mlp_stack(inputs=4, classes=2, **o), 1), (lambda **o: transformer_lm(vocabulary=5, width=32, **o), 2)])
+def test_models_tell_the_variant_how_many_residual_branches_there_are(model, count):
+    block = model(depth=5, variant="keel").stack.blocks[0]
+    assert block.get_submodule("2_a").skip == 5 * count
+    deep, shallow = (model(depth=depth, variant="deepnorm").stack.blocks[0] for depth in (64, 4))
+    assert deep.get_submodule("1_a").skip / shallow.get_submodule("1_a").skip == pytest.approx(16 ** (1 / 4))
+    spread = lambda block: [t for name, t in block.named_parameters() if name.endswith("output.weight")][0].std().item()  # noqa: E731
+    assert spread(deep) / spread(shallow) == pytest.approx(16 ** (-1 / 4), rel=0.15)
+
+
+def test_mlp_stack_starts_with_a_stream_of_unit_rms():
+    model = mlp_stack(inputs=192, classes=10, width=512)
+    assert model.stem(torch.randn(64, 192)).square().mean().sqrt().item() == pytest.approx(1, rel=0.1)
+    assert model(torch.randn(2, 3, 8, 8)).shape == (2, 10)
+
+
+def test_a_language_model_starts_near_uniform_and_sees_only_the_past():
+    torch.manual_seed(0)
+    model = transformer_lm(vocabulary=50, context=12, depth=2, width=64).eval()
+    tokens = torch.randint(50, (8, 12))
+    loss = nn.functional.cross_entropy(model(tokens).flatten(0, 1), torch.randint(50, (96,)))
+    assert loss.item() == pytest.approx(math.log(50) + 0.5, abs=0.3)
+    changed = tokens.clone()
+    changed[:, 7] = (changed[:, 7] + 1) % 50
+    assert torch.equal(model(tokens)[:, :7], model(changed)[:, :7])
+    assert model(tokens[:, :5]).shape == (8, 5, 50)
+
+
+def test_dropout_acts_on_every_branch_and_only_in_training():
+    model, tokens = transformer_lm(vocabulary=5, depth=1, width=16, dropout=0.5), torch.randint(5, (2, 4))
+    assert model.stack.blocks[0].word == "nAda nMda"
+    assert not torch.equal(model(tokens), model(tokens))
+    model.eval()
+    assert torch.equal(model(tokens), model(tokens))
+
+
+def test_post_norm_has_no_last_norm_and_pre_norm_has_one():
+    assert transformer_lm(vocabulary=5, depth=1, width=16, variant="post").stack.last is None
+    assert isinstance(transformer_lm(vocabulary=5, depth=1, width=16, norm="rms").stack.last, nn.RMSNorm)
+
+
+def test_a_recursive_transformer_shares_affine_maps_inside_a_branch_only():
+    block = transformer_lm(vocabulary=5, depth=1, width=16, variant="rskip_norm", affine="shared").stack.blocks[0]
+    assert isinstance(block, Block) and block.word == "Aanan Manan"
+    gains = [block.get_submodule(name).weight for name in ("2_n", "4_n", "8_n", "10_n")]
+    assert gains[0] is gains[1] and gains[2] is gains[3] and gains[0] is not gains[2]
+    last = transformer_lm(vocabulary=5, depth=1, width=16, variant="rskip_norm", affine="last").stack.blocks[0]
+    assert [last.get_submodule(name).weight is None for name in ("2_n", "4_n", "8_n", "10_n")] == [True, False, True, False]
+
+
+def test_the_initialisation_can_be_chosen():
+    model = mlp_stack(inputs=4, classes=2, variant="res_post", initialisation="zero_last_gain")
+    x = torch.randn(3, 64)
+    assert torch.equal(model.stack.blocks[0](x), x)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: build("vit", IMAGES), "unknown model 'vit'; allowed: mlp_stack, cifar_resnet"),
+        (lambda: build("mlp_stack", IMAGES, heads=4), "'mlp_stack' has no option 'heads'; allowed: depth, width, variant"),
+        (lambda: build("cifar_resnet", IMAGES, variant="pre", order=2), "no option 'order'"),
+        (lambda: build("resnet", IMAGES, variant="pre"), "no option 'variant'; allowed: depth, norm, width"),
+        (lambda: build("transformer_lm", IMAGES), "needs vocabulary and context .* has inputs, size, classes; use a data set of sequences"),
+        (lambda: build("cifar_resnet", SEQUENCES), "needs inputs and classes .* use a data set of images"),
+        (lambda: mlp_stack(inputs=4, classes=2, variant="resnet_v1"), "takes a generic variant"),
+        (lambda: mlp_stack(inputs=4, classes=2, depth=0), "depth=0"),
+        (lambda: cifar_resnet(depth=21), r"depth=21 .* allowed: 6n \+ 2, for example 8, 20, 56, 110"),
+        (lambda: cifar_resnet(depth=20.0), "depth=20.0"),
+        (lambda: cifar_resnet(variant="densenet"), "that are added; 'densenet'"),
+        (lambda: cifar_resnet(variant="encoder_pre"), "that are added; 'encoder_pre'"),
+        (lambda: cifar_resnet(norm="layer"), "width of an image; use 'layer2d'"),
+        (lambda: cifar_resnet(variant="post", merge_norm="rms"), "width of an image"),
+        (lambda: cifar_resnet(merge_norm="layer2d"), "no norm to set in 'resnet_v2'"),
+        (lambda: cifar_resnet(variant="residual", merge_norm="batch"), "no norm to set in 'residual'"),
+        (lambda: cifar_resnet(bottleneck=True), "needs three convolutions a block"),
+        (lambda: cifar_resnet(shortcut="identity"), "identity shortcut"),
+        (lambda: resnet(depth=20), "depth=20; allowed: 18, 34, 50, 101, 152"),
+        (lambda: transformer_lm(vocabulary=5, variant="decoder_pre"), "needs a word of F"),
+        (lambda: transformer_lm(vocabulary=5, context=3, width=16)(torch.zeros(1, 4, dtype=torch.long)), "got 4 tokens.*context is 3"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_with_what_is_allowed(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_every_model_can_be_built_by_name():
+    assert set(MODELS) == {"mlp_stack", "cifar_resnet", "resnet", "transformer_lm"}
+    assert build("resnet", IMAGES, width=8)(torch.randn(2, 1, 32, 32)).shape == (2, 10)

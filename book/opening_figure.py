@@ -13,6 +13,8 @@ def measured(word: str, skip: float) -> list[list[float]]:
     from resnorm import Block, Stack, add, mlp, probes
     from resnorm.init import unit_gain
 
+    # Matrices this small are slower on several threads than on one.
+    torch.set_num_threads(1)
     runs = []
     for seed in range(SEEDS):
         torch.manual_seed(seed)

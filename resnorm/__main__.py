@@ -1,6 +1,7 @@
 """The command line: ``python -m resnorm --help``."""
 
 import json as json_format
+import logging
 import os
 import re
 import sys
@@ -36,7 +37,7 @@ def run(
     task: Annotated[str, typer.Option(help="Instead of a plan: the data set, such as cifar10.")] = "",
     model: Annotated[str, typer.Option(help="With --task: the model, such as cifar_resnet.")] = "",
     settings: Settings = [],  # noqa: B006 - typer copies it
-    seed: Annotated[int, typer.Option(help="Seed of initialisation and data order (default: the plan's first).")] = -1,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of initialisation and data order.")] = None,
     data: Data = "",
     store: Folder = "",
     json: Json = False,
@@ -49,7 +50,7 @@ def run(
     """
     from resnorm import lab
 
-    experiments = _experiments(plan, preset, task, model, settings, [seed] if seed >= 0 else None)
+    experiments = _experiments(plan, preset, task, model, settings, None if seed is None else [seed])
     if len(experiments) > 1:
         raise ValueError(f"the plan {plan!r} has {len(experiments)} experiments: use `sweep`, or --seed and --set")
     _data_root(data)
@@ -73,7 +74,9 @@ def sweep(
     store: Folder = "",
     json: Json = False,
 ) -> None:
-    """Run all experiments of a plan or a grid; those with a record are not run again.
+    """Run all experiments of a plan or a grid.
+
+    Those that the store has are not run again.
 
     python -m resnorm sweep recursive_skip --preset cpu --processes 2
 
@@ -98,7 +101,7 @@ def missing(
     store: Folder = COMMITTED,
     json: Json = False,
 ) -> None:
-    """List the experiments that the notebooks name and the store lacks."""
+    """List experiments that the notebooks name and that have no record."""
     lacking = _missing(_plans_of(notebooks), preset, _store(store))
     if json:
         print(json_format.dumps([{"plan": name, **item.to_dict(), "name": item.name} for name, item in lacking]))
@@ -110,29 +113,29 @@ def missing(
 
 @app.command()
 def fill(
-    plans: Annotated[list[str], typer.Argument(help="Plans to fill (default: those that the notebooks name).")] = None,
-    budget: Annotated[float, typer.Option(help="Seconds to spend.", show_default="no limit")] = 0,
+    plans: Annotated[list[str] | None, typer.Argument(help="Plans (default: those that the notebooks name).")] = None,
+    budget: Annotated[float | None, typer.Option(min=1, help="Seconds to spend (default: no limit).")] = None,
     preset: Preset = "cpu",
     processes: Processes = 1,
     notebooks: Annotated[Path, typer.Option(help="Folder of the notebooks.")] = Path("notebooks"),
     data: Data = "",
     store: Folder = COMMITTED,
 ) -> None:
-    """Run missing experiments until the time is used; safe to interrupt, the next call goes on.
+    """Run missing experiments until the time is used.
+
+    It is safe to interrupt: the next call goes on from there.
 
     python -m resnorm fill --preset cpu --budget 1800 --processes 2
     """
     from resnorm import lab
 
-    if budget < 0:
-        raise ValueError(f"--budget is {budget:g}; give seconds above 0")
     _data_root(data)
     target = _store(store)
     names = plans or _plans_of(notebooks)
     experiments = [item for _, item in _missing(names, preset, target)]
     # Seed by seed, so that a short budget gives every variant once rather than one variant three times.
     experiments.sort(key=lambda item: item.seed)
-    done = lab.run_all(experiments, target, budget or None, processes)
+    done = lab.run_all(experiments, target, budget, processes)
     print(f"{len(done)} of {len(experiments)} missing experiments were run; {len(experiments) - len(done)} are left.")
 
 
@@ -144,7 +147,7 @@ def show(
     store: Folder = COMMITTED,
     json: Json = False,
 ) -> None:
-    """Show records as a table: mean and standard deviation over seeds."""
+    """Show records: mean and standard deviation over seeds."""
     from resnorm import lab
 
     target = _store(store)
@@ -157,7 +160,7 @@ def show(
 
 @app.command()
 def variants(json: Json = False) -> None:
-    """List the catalog: every named variant with its word and equation."""
+    """List the catalog: every variant with its word."""
     from resnorm import equation
     from resnorm.catalog import VARIANTS
 
@@ -270,11 +273,17 @@ def _print_records(records: list, json: bool, metric: str | None) -> None:
 
 def main() -> None:
     """Run the command line; bad input ends in one line on stderr and exit code 2."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("resnorm.lab").setLevel(logging.INFO)
     try:
         app(prog_name="python -m resnorm")
     except (ValueError, TypeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except ExceptionGroup as failures:
+        for error in failures.exceptions:
+            print(f"error: {error} {' '.join(error.__notes__)}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

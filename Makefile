@@ -1,0 +1,43 @@
+# Two commands matter: `make book` and `make test`. Both install into .venv first, when they have to.
+
+PYTHON ?= python3
+PRESET ?= smoke
+VENV := .venv
+BIN := $(VENV)/bin
+# The name of the stamp holds what is installed, so that another branch or another version installs again.
+INSTALLED := $(VENV)/installed-$(shell cat requirements.txt pyproject.toml | cksum | tr ' ' '-')
+
+.DEFAULT_GOAL := help
+.PHONY: help book test notebooks screenshots clean distclean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+
+book: $(INSTALLED)  ## build the book into _build/html (PRESET=smoke|cpu|colab|paper, ARGS="--only recursive_skip")
+	@$(BIN)/python -m book.build --preset $(PRESET) $(ARGS)
+
+test: $(INSTALLED)  ## run all tests (ARGS="-k words")
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)
+
+notebooks: $(INSTALLED)  ## strip the notebooks and write the repository's name into them
+	@$(BIN)/python -m book.build --normalise
+
+screenshots: book  ## renew the pictures of the README (needs chromium)
+	@$(BIN)/python -m book.screenshots
+
+clean:  ## remove what was built
+	rm -rf _build .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean  ## remove the installation too
+	rm -rf $(VENV)
+
+$(INSTALLED):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "resnorm needs Python 3.11 or newer, and $(PYTHON) is older; for example: make PYTHON=python3.12 book"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "No virtual environment. On Debian or Ubuntu: sudo apt install python3-venv"; exit 1; }
+	@echo "Installing into $(VENV), once; PyTorch is large."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@rm -f $(VENV)/installed-*
+	@touch $@

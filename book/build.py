@@ -5,8 +5,8 @@
     python -m book.build --only recursive_skip   execute one chapter; the others show what they last had
     python -m book.build --normalise             bring the notebooks into their stored form
 
-A failing cell, a claim that does not hold, a figure without alt text, any warning of Sphinx and anything that a page would load
-from the network fail the build.
+A failing cell, a claim that does not hold, a figure without alt text, any warning of Sphinx and anything that a page
+would load from the network fail the build.
 """
 
 import argparse
@@ -27,15 +27,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m book.build", description=__doc__.partition("\n")[0])
     parser.add_argument("--preset", choices=PRESETS, default="smoke", help="size of the experiments (default: smoke)")
     parser.add_argument("--only", action="append", metavar="CHAPTER", help="execute this chapter only; repeatable")
-    parser.add_argument("--fresh", action="store_true", help="execute again what has not changed, without records of earlier runs")
+    parser.add_argument(
+        "--fresh", action="store_true", help="execute again what has not changed, without records of earlier runs"
+    )
     parser.add_argument("--processes", type=int, default=2, help="chapters executed at a time (default: 2)")
-    parser.add_argument("--strict", action="store_true", default="CI" in os.environ, help="a message on stderr fails (default in CI)")
-    parser.add_argument("--normalise", action="store_true", help="only strip the notebooks and write the repository's name into them")
+    parser.add_argument(
+        "--strict", action="store_true", default="CI" in os.environ, help="a message on stderr fails (default in CI)"
+    )
+    parser.add_argument(
+        "--normalise", action="store_true", help="only strip the notebooks and write the repository's name into them"
+    )
     chosen = parser.parse_args(arguments)
     project = Project(ROOT, ROOT / "_build")
     try:
         if chosen.normalise:
-            print("\n".join(f"notebooks/{name} rewritten" for name in chapters.normalise(project)) or "all notebooks are in their stored form")
+            print(
+                "\n".join(f"notebooks/{name} rewritten" for name in chapters.normalise(project))
+                or "all notebooks are in their stored form"
+            )
         else:
             build(project, chosen.preset, chosen.only, chosen.fresh, chosen.processes, chosen.strict)
     except BuildError as error:
@@ -44,12 +53,20 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def build(project: Project, preset: str = "smoke", only: list[str] | None = None, fresh: bool = False, processes: int = 2,
-          strict: bool = False) -> Path:  # fmt: skip
+def build(
+    project: Project,
+    preset: str = "smoke",
+    only: list[str] | None = None,
+    fresh: bool = False,
+    processes: int = 2,
+    strict: bool = False,
+) -> Path:
     """Build the site and return its first page. Raises BuildError saying what is wrong, and where."""
     started = time.monotonic()
     if unknown := set(only or []) - set(project.chapters):
-        raise BuildError(f"_toc.yml has no chapter {', '.join(sorted(unknown))}; its chapters are {', '.join(project.chapters)}")
+        raise BuildError(
+            f"_toc.yml has no chapter {', '.join(sorted(unknown))}; its chapters are {', '.join(project.chapters)}"
+        )
     print(f"Chapters (preset {preset}):", flush=True)
     folders = chapters.execute_all(project, only or project.chapters, preset, fresh, processes, strict)
     for chapter in set(project.chapters) - set(folders):

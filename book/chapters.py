@@ -55,7 +55,9 @@ class Project:
     def notebook(self, chapter: str) -> Path:
         path = self.root / "notebooks" / f"{chapter}.ipynb"
         if not path.exists():
-            raise BuildError(f"notebooks/{chapter}.ipynb does not exist, but _toc.yml lists it; add it, or take it off the list")
+            raise BuildError(
+                f"notebooks/{chapter}.ipynb does not exist, but _toc.yml lists it; add it, or take it off the list"
+            )
         return path
 
 
@@ -70,14 +72,16 @@ def stored_repository(root: Path) -> str:
     return found[1]
 
 
-# ---------------------------------------------------------------------------------------------------- the stored form
+# -------------------------------------------------------------------------------- the stored form
 
 
 def normalised(notebook: nbformat.NotebookNode, chapter: str, repository: str, branch: str) -> nbformat.NotebookNode:
-    """The notebook without outputs, with plain metadata, and with the repository's name in its badge and install cell."""
+    """The notebook without outputs, with plain metadata, with the repository's name in badge and install cell."""
     cells = []
     for index, cell in enumerate(notebook.cells):
-        source = COLAB.sub(f"colab.research.google.com/github/{repository}/blob/{branch}/notebooks/{chapter}.ipynb", cell.source)
+        source = COLAB.sub(
+            f"colab.research.google.com/github/{repository}/blob/{branch}/notebooks/{chapter}.ipynb", cell.source
+        )
         source = INSTALL.sub(f"git+https://github.com/{repository}", source)
         metadata = {key: cell.metadata[key] for key in ("tags", "cellView") if cell.metadata.get(key)}
         make = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}[cell.cell_type]
@@ -91,7 +95,12 @@ def normalise(project: Project) -> list[str]:
     changed = []
     for path in sorted((project.root / "notebooks").glob("*.ipynb")):
         before = path.read_text(encoding="utf-8")
-        notebook = normalised(nbformat.reads(before, 4), path.stem, stored_repository(project.root), project.config["repository"]["branch"])
+        notebook = normalised(
+            nbformat.reads(before, 4),
+            path.stem,
+            stored_repository(project.root),
+            project.config["repository"]["branch"],
+        )
         after = nbformat.writes(notebook) + "\n"
         if after != before:
             path.write_text(after, encoding="utf-8")
@@ -99,7 +108,7 @@ def normalise(project: Project) -> list[str]:
     return changed
 
 
-# ---------------------------------------------------------------------------------------------------- execution
+# -------------------------------------------------------------------------------- execution
 
 
 def fingerprint(paths: list[Path], root: Path, extra: object = None) -> str:
@@ -116,7 +125,7 @@ def files_under(folder: Path, *patterns: str) -> list[Path]:
 
 
 def execution_key(project: Project, chapter: str, preset: str) -> str:
-    """What an execution depends on: cells, parameters, the package, the pinned versions, the committed records, the claims."""
+    """What an execution depends on: cells, parameters, package, pinned versions, committed records, its claims."""
     notebook = nbformat.read(project.notebook(chapter), 4)
     cells = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in notebook.cells]
     claims = [claim for claim in project.claims if claim["chapter"] == chapter]
@@ -146,8 +155,10 @@ def last_execution(project: Project, chapter: str) -> Path | None:
     return next((path for path in (project.build / "executed" / chapter).glob("*") if path.suffix != ".part"), None)
 
 
-def execute_all(project: Project, chapters: list[str], preset: str, fresh: bool, processes: int, strict: bool) -> dict[str, Path]:
-    """Execute what has changed, several at a time; return each chapter's folder. Raises BuildError naming every failure."""
+def execute_all(
+    project: Project, chapters: list[str], preset: str, fresh: bool, processes: int, strict: bool
+) -> dict[str, Path]:
+    """Execute what has changed, several at a time; return each chapter's folder. Raises BuildError."""
     keys = {chapter: _located(chapter, execution_key, project, chapter, preset) for chapter in chapters}
     folders = {chapter: project.build / "executed" / chapter / key for chapter, key in keys.items()}
     pending = [chapter for chapter in chapters if fresh or not folders[chapter].exists()]
@@ -163,7 +174,9 @@ def execute_all(project: Project, chapters: list[str], preset: str, fresh: bool,
     failures = []
     # Spawned, because a process that has loaded papermill or torch does not survive a fork well.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(_execute, project, chapter, preset, folders[chapter], threads, strict) for chapter in pending]
+        waiting = [
+            pool.submit(_execute, project, chapter, preset, folders[chapter], threads, strict) for chapter in pending
+        ]
         for future in waiting:
             report, failure = future.result()
             print(report, flush=True)
@@ -180,7 +193,9 @@ def _located(chapter, function, *arguments):
         raise BuildError(f"notebooks/{chapter}.ipynb {error}") from None
 
 
-def _execute(project: Project, chapter: str, preset: str, folder: Path, threads: int, strict: bool) -> tuple[str, str | None]:
+def _execute(
+    project: Project, chapter: str, preset: str, folder: Path, threads: int, strict: bool
+) -> tuple[str, str | None]:
     """Execute one notebook in its own process; return a line for the log, and what failed."""
     import papermill
     from traitlets.config import Config
@@ -199,6 +214,9 @@ def _execute(project: Project, chapter: str, preset: str, folder: Path, threads:
         PYTHONHASHSEED="0",
     )
     os.environ.pop("MPLBACKEND", None)
+    # The kernel's own log, which is not output of the notebook.
+    with open(part / "kernel.log", "w") as log:
+        os.dup2(log.fileno(), 2)
     notes, failure = [], None
     try:
         papermill.execute_notebook(
@@ -226,23 +244,36 @@ def _execute(project: Project, chapter: str, preset: str, folder: Path, threads:
     return "\n".join([f"  {chapter}: executed in {seconds}", *notes]), None
 
 
-# ---------------------------------------------------------------------------------------------------- checks of the outputs
+# -------------------------------------------------------------------------------- checks of the outputs
 
 
 def describe_failure(notebook: nbformat.NotebookNode, chapter: str, error: Exception) -> str:
     """The notebook, the cell and the error, for somebody who reads a terminal."""
-    for index, cell in enumerate(notebook.cells):
+    for index, cell in stored_cells(notebook):
         for output in cell.get("outputs", []):
             if output.output_type == "error":
-                ours = [line for line in COLOUR.sub("", "\n".join(output.traceback)).splitlines() if re.match(r"File .*resnorm", line)]
+                ours = [
+                    line
+                    for line in COLOUR.sub("", "\n".join(output.traceback)).splitlines()
+                    if re.match(r"File .*resnorm", line)
+                ]
                 lines = [_cell(chapter, index, cell), f"  {output.ename}: {COLOUR.sub('', output.evalue)}"]
-                return "\n".join(lines + [f"  raised in {ours[-1].removeprefix('File ')}"] * bool(ours))
+                lines += [f"  raised in {line.removeprefix('File ')}" for line in ours[-1:]]
+                return "\n".join(lines)
     return f"notebooks/{chapter}.ipynb failed: {error}"
+
+
+def stored_cells(notebook: nbformat.NotebookNode) -> list[tuple[int, nbformat.NotebookNode]]:
+    """The cells of the stored notebook with their numbers, without those that papermill put in between."""
+    papermills = {"injected-parameters", "papermill-error-cell-tag"}
+    return list(
+        enumerate((cell for cell in notebook.cells if not papermills & set(cell.metadata.get("tags", []))), start=1)
+    )
 
 
 def _cell(chapter: str, index: int, cell: nbformat.NotebookNode) -> str:
     source = "".join(f"\n    | {line}" for line in cell.source.splitlines())
-    return f"notebooks/{chapter}.ipynb, cell {index + 1}:{source}"
+    return f"notebooks/{chapter}.ipynb, cell {index}:{source}"
 
 
 def alt_text(output: nbformat.NotebookNode) -> str | None:
@@ -257,13 +288,17 @@ def alt_text(output: nbformat.NotebookNode) -> str | None:
 def check_outputs(notebook: nbformat.NotebookNode, chapter: str, strict: bool) -> list[str]:
     """Refuse figures without alt text and, if strict, anything on stderr; else return the latter as notes."""
     notes = []
-    for index, cell in enumerate(notebook.cells):
+    for index, cell in stored_cells(notebook):
         outputs = cell.get("outputs", [])
         figures = [output for output in outputs if any(kind.startswith("image/") for kind in output.get("data", {}))]
         if len(figures) > 1:
-            raise BuildError(f"{_cell(chapter, index, cell)}\n  shows {len(figures)} figures; one a cell, so that each has its alt text")
+            raise BuildError(
+                f"{_cell(chapter, index, cell)}\n  shows {len(figures)} figures; one a cell, each with its alt text"
+            )
         if figures and not alt_text(figures[0]):
-            raise BuildError(f"{_cell(chapter, index, cell)}\n  shows a figure without alt text; end the cell with plots.show(figure, alt)")
+            raise BuildError(
+                f"{_cell(chapter, index, cell)}\n  shows a figure without alt text; use plots.show(figure, alt)"
+            )
         for output in outputs:
             if output.output_type == "stream" and output.name == "stderr":
                 text = f"{_cell(chapter, index, cell)}\n  wrote to stderr: {output.text.strip()}"
@@ -275,7 +310,11 @@ def check_outputs(notebook: nbformat.NotebookNode, chapter: str, strict: bool) -
 
 def check_verdicts(project: Project, chapter: str, folder: Path) -> None:
     """Refuse a chapter whose claims do not all have their verdict."""
-    expected = {claim["id"] for claim in project.claims if claim["chapter"] == chapter and claim["expected"] != "not yet measured"}
+    expected = {
+        claim["id"]
+        for claim in project.claims
+        if claim["chapter"] == chapter and claim["expected"] != "not yet measured"
+    }
     if missing := sorted(expected - {path.stem for path in folder.glob("*.json")}):
         raise BuildError(
             f"notebooks/{chapter}.ipynb gives no verdict on {', '.join(missing)}; call claim(...) with each id, or set "
@@ -287,9 +326,15 @@ def check_ledger(project: Project) -> None:
     """Refuse a claim that no chapter of the book can measure."""
     for claim in project.claims:
         if claim["chapter"] not in project.chapters and claim["expected"] != "not yet measured":
-            raise BuildError(f"book/claims.yml: {claim['id']} is to be measured in {claim['chapter']!r}, which _toc.yml does not list")
+            raise BuildError(
+                f"book/claims.yml: {claim['id']} is to be measured in {claim['chapter']!r}, which is not in _toc.yml"
+            )
 
 
 def verdicts(folders: dict[str, Path]) -> dict[str, dict]:
     """All verdicts of the executed chapters, by the claim's id."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for folder in folders.values() for path in folder.glob("claims/*.json")}
+    return {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for folder in folders.values()
+        for path in folder.glob("claims/*.json")
+    }

@@ -31,22 +31,24 @@ def draw(path: Path) -> str:
 
     from resnorm import plots, theory
 
+    blocks, ends = range(DEPTH + 1), []
     with plots.style():
         figure = Figure(figsize=(7.6, 4.1), layout="constrained")
         axes = figure.add_subplot()
-        ends = []
-        for (word, skip, name), colour, marker in zip(STACKS, plots.COLOURS, "os^D", strict=False):
+        for index, (word, skip, name) in enumerate(STACKS):
+            look = {"color": plots.COLOURS[(1, 4, 0, 2)[index]], "marker": plots.MARKERS[index]}
             law = [row["forward_rms"] for row in theory.predict(word, DEPTH, skip=skip)]
             runs = measured(word, skip)
-            axes.plot(range(DEPTH + 1), law, color=colour, lw=1.6)
+            axes.plot(blocks, law, color=look["color"], lw=1.6)
             for run in runs:
-                axes.plot(range(DEPTH + 1), run, marker, color=colour, ms=4, mec="none", alpha=0.55)
-            mean = sum(run[-1] for run in runs) / SEEDS
-            scaled = f", skip × {skip:.0f}" if skip != 1 else ""
-            axes.annotate(f"{name}: {word}{scaled}", (DEPTH, law[-1]), (8, 0), textcoords="offset points", va="center", color=colour)
-            ends.append(f"{name} ({word}{scaled}) {mean:.3g}")
-        axes.set(yscale="log", xlabel="block", ylabel="RMS of the stream", xlim=(0, DEPTH + 8.5), xticks=range(0, DEPTH + 1, 4))
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.savefig(path, transparent=True, metadata={"Date": None})
-    return (f"Root mean square of the stream after each of {DEPTH} untrained blocks, on a logarithmic axis. Lines: predicted from the word; "
-            f"dots: measured, {SEEDS} seeds. After the last block: {', '.join(ends)}.")  # fmt: skip
+                axes.plot(blocks, run, ls="", ms=4.5, mec="none", alpha=0.5, **look)
+            label = f"{name}: {word}" + (f", skip × {skip:.0f}" if skip != 1 else "")
+            place = dict(textcoords="offset points", va="center", color=look["color"])
+            axes.annotate(label, (DEPTH, law[-1]), (9, 0), **place)
+            ends.append(f"{label}: {sum(run[-1] for run in runs) / SEEDS:.3g}")
+        axes.set(yscale="log", xlabel="block", ylabel="RMS of the stream", xticks=blocks[::4], xlim=(-0.5, DEPTH + 8.5))
+        path.write_text(plots.svg(figure), encoding="utf-8")
+    return (
+        f"Root mean square of the stream after each of {DEPTH} untrained blocks, on a logarithmic axis. Lines: predicted "
+        f"from the word; markers: measured, {SEEDS} seeds. After the last block: {'; '.join(ends)}."
+    )

@@ -9,18 +9,26 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import nbformat
+
 from book import opening_figure
 from book.chapters import Project
 
-# The package's modules from the bottom up: a module imports only from modules that stand before it (tests/test_structure.py).
+# The package's modules from the bottom up: a module imports only from those before it (tests/test_structure.py).
 MODULES = (
-    "norms", "drawing", "words", "letters", "streams", "branches", "init", "catalog", "models", "theory", "probes", "data",
-    "training", "lab", "claims", "plots",
+    "norms", "drawing", "letters", "words", "streams", "branches", "init", "catalog", "models", "theory", "probes",
+    "data", "training", "lab", "claims", "plots",
 )  # fmt: skip
 GROUPS = {
     "generic": ("Around any branch", "`F` stands for any learned function: an MLP, two convolutions, attention."),
-    "image": ("Convolutional blocks", "`C` is a convolution, `r` a ReLU; the norm is a batch norm unless you choose another."),
-    "transformer": ("Transformer layers", "`A` is self-attention, `X` attention to a memory, `M` a feed-forward network."),
+    "image": (
+        "Convolutional blocks",
+        "`C` is a convolution, `r` a ReLU; the norm is a batch norm unless you choose another.",
+    ),
+    "transformer": (
+        "Transformer layers",
+        "`A` is self-attention, `X` attention to a memory, `M` a feed-forward network.",
+    ),
 }
 VERDICTS = {"holds": "✓", "holds only when": "◐", "does not hold": "✗", "not yet measured": "…"}
 
@@ -40,10 +48,12 @@ def write_pages(project: Project, source: Path, verdicts: dict[str, dict]) -> No
 
 
 def bibliography_keys(project: Project) -> list[str]:
-    return re.findall(r"^@\w+\{(\w+),", (project.root / "book/references.bib").read_text(encoding="utf-8"), re.MULTILINE)
+    return re.findall(
+        r"^@\w+\{(\w+),", (project.root / "book/references.bib").read_text(encoding="utf-8"), re.MULTILINE
+    )
 
 
-# ---------------------------------------------------------------------------------------------------- gallery
+# -------------------------------------------------------------------------------- gallery
 
 
 def gallery() -> str:
@@ -52,9 +62,10 @@ def gallery() -> str:
 
     parts = [
         "# The variant gallery",
-        "One letter per operation, run from left to right; upper case is a learned branch, lower case is glue. `n` normalises, `a` adds "
-        "the skip, `r` is an activation. This page is generated from `resnorm.catalog.VARIANTS`: the word, the equation and the drawing "
-        "all come from the same string that builds the module. All letters stand in [the reference of words](api/words.md).",
+        "One letter per operation, run from left to right; upper case is a learned branch, lower case is glue. "
+        "`n` normalises, `a` adds the skip, `r` is an activation; [the reference](api/words.md) has all letters. "
+        "This page is generated from `resnorm.catalog.VARIANTS`: the word, the equation and the drawing all come from "
+        "the same string that builds the module.",
     ]
     for tag, (title, sentence) in GROUPS.items():
         parts += [f"## {title}", sentence, *(_variant(one) for one in VARIANTS.values() if tag in one.tags)]
@@ -64,7 +75,9 @@ def gallery() -> str:
 def _variant(variant) -> str:
     width = 64
     block = variant.block(width)
-    branches = sum(p.numel() for name, part in block.named_children() if name.split("_")[1].isupper() for p in part.parameters())
+    branches = sum(
+        p.numel() for name, part in block.named_children() if name.split("_")[1].isupper() for p in part.parameters()
+    )
     learned = sum(parameter.numel() for parameter in block.parameters()) - branches
     options = "".join(f", {name}={value!r}" for name, value in variant.options.items())
     properties = [
@@ -75,14 +88,15 @@ def _variant(variant) -> str:
     ]
     properties += [f"initialised by [`{variant.init}`](api/init.md)"] if variant.init else []
     return (
-        f"(variant-{variant.name.replace('_', '-')})=\n### {variant.title}\n\n{variant.sentence} {{cite:t}}`{variant.cite}`\n\n"
-        f":::{{div}} variant\n```{{raw}} html\n<figure class=\"word\">{block.draw()}</figure>\n```\n\n"
+        f"(variant-{variant.name.replace('_', '-')})=\n### {variant.title}\n\n"
+        f"{variant.sentence} {{cite:t}}`{variant.cite}`\n\n"
+        f':::{{div}} variant\n```{{raw}} html\n<figure class="word">{block.draw()}</figure>\n```\n\n'
         f"$$\n{block.equation(latex=True)}\n$$\n:::\n\n"
         f":::{{div}} properties\n{' · '.join(properties)}\n:::"
     )
 
 
-# ---------------------------------------------------------------------------------------------------- ledger
+# -------------------------------------------------------------------------------- ledger
 
 
 def ledger(project: Project, verdicts: dict[str, dict], keys: list[str]) -> str:
@@ -97,17 +111,32 @@ def ledger(project: Project, verdicts: dict[str, dict], keys: list[str]) -> str:
             kind = next(kind for kind in ("holds only when", *VERDICTS) if verdict["verdict"].startswith(kind))
             counts[kind] += 1
             rows.append(_claim(claim, verdict, kind, keys))
-        title = f"[](notebooks/{chapter}.ipynb)" if chapter in project.chapters else chapter
-        sections += [f"## {title}", *rows]
-    total = ", ".join(f"{VERDICTS[kind]} {count} {kind}" for kind, count in counts.items() if count)
+        link = (
+            f"Measured in [](notebooks/{chapter}.ipynb)."
+            if chapter in project.chapters
+            else "The chapter is still to be written."
+        )
+        sections += [f"## {_title(project, chapter)}", link, *rows]
+    total = ", ".join(
+        f"{VERDICTS[kind]} {count} {kind.replace('only when', 'on a condition')}"
+        for kind, count in counts.items()
+        if count
+    )
     return "\n\n".join([
         "# The claims ledger",
-        "Every claim that a chapter tests, with what this build measured. A claim is an assertion in its notebook: when a measurement "
-        "contradicts the verdict that stands here, the book does not build. A published figure that we only know from secondary "
+        "Every claim that a chapter tests, with what this build measured. A claim is an assertion in its notebook: "
+        "when a measurement contradicts its verdict, the book does not build. A published figure from secondary "
         "sources is marked as such.",
         f"{len(claims)} claims: {total}." if claims else "There are no claims yet.",
         *sections,
     ]) + "\n"  # fmt: skip
+
+
+def _title(project: Project, chapter: str) -> str:
+    """A chapter's title: the first line of its notebook."""
+    if chapter not in project.chapters:
+        return chapter.replace("_", " ").capitalize()
+    return nbformat.read(project.notebook(chapter), 4).cells[0].source.splitlines()[0].removeprefix("# ")
 
 
 def _claim(claim: dict, verdict: dict, kind: str, keys: list[str]) -> str:
@@ -115,7 +144,8 @@ def _claim(claim: dict, verdict: dict, kind: str, keys: list[str]) -> str:
             ("Published", verdict.get("published")), ("Note", verdict.get("note"))]  # fmt: skip
     details = "".join(f"\n- **{name}:** {_cited(str(value), keys)}" for name, value in rows if value)
     css = kind.replace(" ", "-")
-    return (f"(claim-{claim['id']})=\n:::{{admonition}} {VERDICTS[kind]} {verdict['verdict'].capitalize()}\n:class: verdict {css}\n"
+    title = f"{VERDICTS[kind]} {verdict['verdict'].capitalize()}"
+    return (f"(claim-{claim['id']})=\n:::{{admonition}} {title}\n:class: verdict {css}\n"
             f"{_cited(claim['statement'], keys)}\n{details}\n:::")  # fmt: skip
 
 
@@ -125,18 +155,23 @@ def _measured(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
-# ---------------------------------------------------------------------------------------------------- API reference
+# -------------------------------------------------------------------------------- API reference
 
 
 def api_index() -> str:
     """The list of modules, each with the first sentence of its docstring."""
     rows = []
     for name in MODULES:
-        first = inspect.getdoc(importlib.import_module(f"resnorm.{name}")).split("\n\n")[0].replace("\n", " ").replace("|", r"\|")
+        first = (
+            inspect.getdoc(importlib.import_module(f"resnorm.{name}"))
+            .split("\n\n")[0]
+            .replace("\n", " ")
+            .replace("|", r"\|")
+        )
         rows.append(f"| [{name}]({name}.md) | {first} |")
     return "\n".join([
         "# API reference\n",
-        "From the docstrings. A module imports only from modules that stand above it. The names that most readers need come straight "
+        "From the docstrings. A module imports only from modules above it. The most used names come straight "
         "from `resnorm`: `from resnorm import Block, norm, Stack, VARIANTS, fit`.\n",
         "| module | what it does |", "|---|---|", *rows,
         "| [command line](command_line.md) | The same experiments from a terminal: `python -m resnorm`. |",
@@ -169,7 +204,14 @@ def _object(module: str, name: str, one: object, keys: list[str]) -> str:
         for method, function in vars(one).items():
             function = getattr(function, "__func__", function)
             if not method.startswith("_") and inspect.isfunction(function) and function.__doc__:
-                body.append(_directive("method", f"{method}{_signature(function, method=True)}", _cited(inspect.getdoc(function), keys), 4))
+                body.append(
+                    _directive(
+                        "method",
+                        f"{method}{_signature(function, method=True)}",
+                        _cited(inspect.getdoc(function), keys),
+                        4,
+                    )
+                )
             elif isinstance(function, property) and function.__doc__:
                 body.append(_directive("property", method, _cited(inspect.getdoc(function), keys), 4))
     return _directive(kind, f"{name}{_signature(one)}", "\n\n".join(body), 6, module)
@@ -206,7 +248,12 @@ def command_line(project: Project) -> str:
     """The help of `python -m resnorm` and of each of its commands."""
 
     def help_of(*command: str) -> str:
-        environment = os.environ | {"COLUMNS": "92", "TERMINAL_WIDTH": "92", "NO_COLOR": "1", "PYTHONPATH": str(project.root)}
+        environment = os.environ | {
+            "COLUMNS": "92",
+            "TERMINAL_WIDTH": "92",
+            "NO_COLOR": "1",
+            "PYTHONPATH": str(project.root),
+        }
         call = [sys.executable, "-m", "resnorm", *command, "--help"]
         text = subprocess.run(call, env=environment, capture_output=True, text=True, check=True).stdout.strip()
         return f"```text\n{text}\n```"

@@ -13,11 +13,13 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 import yaml
 
-from book.chapters import BADGE, BuildError, Project, alt_text
+from book.chapters import BADGE, COLOUR, BuildError, Project, alt_text
 
 MATHJAX = "tex-svg-full.js"
 # The same file as in the package mathjax 3.2.2 on npm.
 MATHJAX_SHA256 = "a4354ff94fd868aea0cc6eaaa79a57fda0588646fc46ee3700a349ee0a11cbe6"
+# How Colab marks a folded cell: its title, which becomes the title of the folded cell on the page.
+TITLE = "# @title "
 PAGES = ("gallery", "claims", "bibliography", "how_to_run", "index")
 
 
@@ -26,7 +28,11 @@ def stage(project: Project, folders: dict[str, Path]) -> Path:
     source = project.build / "source"
     shutil.rmtree(source, ignore_errors=True)
     (source / "notebooks").mkdir(parents=True)
-    for path in [*(project.root / "book").glob("*.md"), project.root / "book/references.bib", project.root / "_toc.yml"]:
+    for path in [
+        *(project.root / "book").glob("*.md"),
+        project.root / "book/references.bib",
+        project.root / "_toc.yml",
+    ]:
         shutil.copy(path, source)
     shutil.copytree(project.root / "book/_static", source / "_static")
     config = project.config
@@ -54,7 +60,12 @@ def for_the_page(notebook: nbformat.NotebookNode, links: dict[str, str]) -> nbfo
         if cell.cell_type == "markdown":
             cell.source = re.sub(rf"\]\(\.\./book/({'|'.join(PAGES)})\.md", r"](../\1.md", BADGE.sub("", cell.source))
             for url, key in links.items():
-                cell.source = re.sub(rf"\[([^\[\]]+)\]\({re.escape(url)}\)", rf'<a href="../bibliography.html#{key}">\1</a>', cell.source)
+                cell.source = re.sub(
+                    rf"\[([^\[\]]+)\]\({re.escape(url)}\)", rf'<a href="../bibliography.html#{key}">\1</a>', cell.source
+                )
+        elif cell.source.startswith(TITLE):
+            title, _, cell.source = cell.source.removeprefix(TITLE).partition("\n")
+            cell.metadata.setdefault("mystnb", {}).update(code_prompt_show=title, code_prompt_hide=title)
         for output in cell.get("outputs", []):
             if alt := alt_text(output):
                 cell.metadata.setdefault("mystnb", {})["image"] = {"alt": alt}
@@ -65,7 +76,17 @@ def render(project: Project, source: Path) -> Path:
     """Run Jupyter Book with every warning an error, vendor MathJax, check the pages; return the site's folder."""
     site = project.build / "site"
     shutil.rmtree(site, ignore_errors=True)
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", source, "--path-output", site, "-W", "-n", "--keep-going", "-q"]
+    command = [
+        Path(sys.executable).with_name("jupyter-book"),
+        "build",
+        source,
+        "--path-output",
+        site,
+        "-W",
+        "-n",
+        "--keep-going",
+        "-q",
+    ]
     done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     html = site / "_build/html"
     if done.returncode or not (html / "index.html").exists():
@@ -80,6 +101,7 @@ def render(project: Project, source: Path) -> Path:
 
 
 def _relevant(log: str) -> str:
+    log = COLOUR.sub("", log)
     lines = [line for line in log.splitlines() if re.search(r"WARNING|ERROR|Error|Exception", line)]
     return "\n".join(lines) or log[-3000:]
 
@@ -89,18 +111,29 @@ def vendor_mathjax(html: Path) -> None:
     files = importlib.metadata.files("sphinx-mathjax-offline") or []
     found = next((Path(file.locate()) for file in files if file.name == MATHJAX), None)
     if found is None or hashlib.sha256(found.read_bytes()).hexdigest() != MATHJAX_SHA256:
-        raise BuildError(f"{MATHJAX} of the package sphinx-mathjax-offline is missing or not MathJax 3.2.2; install requirements.txt again")
+        raise BuildError(
+            f"{MATHJAX} of sphinx-mathjax-offline is missing or not MathJax 3.2.2; install requirements.txt again"
+        )
     (html / "_static/mathjax").mkdir(parents=True, exist_ok=True)
     shutil.copy(found, html / "_static/mathjax" / MATHJAX)
 
 
-# ---------------------------------------------------------------------------------------------------- checks of the site
+# -------------------------------------------------------------------------------- checks of the site
 
 
 class _Page(HTMLParser):
     """What a page loads, links to and can be linked at."""
 
-    LOADS = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "audio": "src", "embed": "src", "object": "data"}
+    LOADS = {
+        "script": "src",
+        "img": "src",
+        "iframe": "src",
+        "source": "src",
+        "video": "src",
+        "audio": "src",
+        "embed": "src",
+        "object": "data",
+    }
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -112,7 +145,11 @@ class _Page(HTMLParser):
         self.anchors |= {attributes[name] for name in ("id", "name") if attributes.get(name)}
         if address := attributes.get(self.LOADS.get(tag, "")):
             self.loads.append(address)
-        if tag == "link" and attributes.get("href") and attributes.get("rel") not in ("canonical", "next", "prev", "index", "search"):
+        if (
+            tag == "link"
+            and attributes.get("href")
+            and attributes.get("rel") not in ("canonical", "next", "prev", "index", "search")
+        ):
             self.loads.append(attributes["href"])
         if tag == "a" and attributes.get("href"):
             self.links.append(attributes["href"])
@@ -125,11 +162,17 @@ class _Page(HTMLParser):
 def check_site(html: Path) -> list[str]:
     """List what is wrong: anything loaded from elsewhere, a broken internal link, a figure without alt text."""
     paths = sorted(html.rglob("*.html"))
-    pages = {path: _Page(path.read_text(encoding="utf-8")) for path in paths if "_static" not in path.relative_to(html).parts}
+    pages = {
+        path: _Page(path.read_text(encoding="utf-8")) for path in paths if "_static" not in path.relative_to(html).parts
+    }
     problems = []
     for path, page in pages.items():
         name = path.relative_to(html)
-        problems += [f"{name} loads {one} from the network" for one in page.loads if re.match(r"(https?:)?//", one) or "url(" in one]
+        problems += [
+            f"{name} loads {one} from the network"
+            for one in page.loads
+            if re.match(r"(https?:)?//", one) or "url(" in one
+        ]
         problems += [f"{name} shows {image.get('src')} without alt text" for image in page.images if _nameless(image)]
         for link in {*page.links, *page.loads}:
             split = urlsplit(link)

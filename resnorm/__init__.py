@@ -9,7 +9,8 @@ __version__ = "0.1.0"
 
 PUBLIC = {
     "norms": ["norm"],
-    "words": ["Block", "Scalar", "Tied", "add", "concat", "draw", "equation", "lerp", "parse"],
+    "letters": ["Scalar", "add", "concat", "drop_path", "dropout", "layer_scale", "lerp"],
+    "words": ["Block", "Tied", "draw", "equation", "parse"],
     "streams": ["Dense", "Plain", "Stack", "Stream", "Sum"],
     "branches": ["attention", "conv", "conv1x1", "conv3x3", "cross_attention", "linear", "mlp"],
     "catalog": ["VARIANTS", "Variant", "variant"],

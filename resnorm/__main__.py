@@ -242,8 +242,9 @@ def _plans_of(notebooks: Path) -> list[str]:
 
 
 def _missing(plans: list[str], preset: str, store) -> list[tuple[str, Any]]:
-    from resnorm.lab import plan
+    from resnorm.lab import check_preset, plan
 
+    check_preset(preset)
     lacking = {}
     for name in plans:
         for experiment in plan(name, preset):

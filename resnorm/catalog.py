@@ -19,11 +19,11 @@ from resnorm.words import BRANCHES, Block, Tied
 class Variant:
     """A named residual block: `variant("pre").block(64)` builds it, `variant("pre").word` spells it.
 
-    `word` is a string, or a function of the options that returns one. `options` are the variant's own options with their
-    defaults; `settings` maps them (and `n`, where the variant changes the norms) to the settings of its letters.
+    `word` is a string, or a function of the options that returns one. `options` are the variant's own options with
+    their defaults; `settings` maps them (and `n`, where the variant changes the norms) to the settings of its letters.
     `init` names its rule in `resnorm.init`, `cite` its source in the bibliography, `tags` the groups of the gallery:
-    "generic" (a branch F of any kind), "image" (convolutions), "transformer" (attention and MLP).
-    An option `depth` is the number of residual branches of the whole stack, two for a Transformer layer.
+    "generic" (a branch F of any kind), "image" (convolutions), "transformer" (attention and MLP). An option `depth` is
+    the number of residual branches of the whole stack, two for a Transformer layer.
     """
 
     name: str
@@ -42,10 +42,12 @@ class Variant:
         return self.word if isinstance(self.word, str) else self.word(**options)
 
     def settings_for(self, **letters_and_options: Any) -> dict[str, Any]:
-        """Return the settings of every glue and merge letter: the variant's own, and what the caller sets on top of them.
+        """Return the settings of every glue and merge letter: the variant's own, and what the caller sets on top of
+        them.
 
         Names of one character are letters, the others are options. The norm is "batch" with convolutions and "layer"
-        without, unless it is given; for a word without `n` it is left out. Raises `ValueError` for an unknown option or an impossible value.
+        without, unless it is given; for a word without `n` it is left out. Raises `ValueError` for an unknown option or
+        an impossible value.
         """
         letters = {name: value for name, value in letters_and_options.items() if len(name) == 1}
         options = self.complete({name: value for name, value in letters_and_options.items() if len(name) > 1})
@@ -67,7 +69,9 @@ class Variant:
         """
         letters = {name: value for name, value in letters_and_options.items() if len(name) == 1}
         word = self.spell(**{name: value for name, value in letters_and_options.items() if len(name) > 1})
-        return Block(word, width, **(_example_branches(word, width) | letters | self.settings_for(**letters_and_options)))
+        return Block(
+            word, width, **(_example_branches(word, width) | letters | self.settings_for(**letters_and_options))
+        )
 
     def complete(self, options: dict[str, Any], **known: Any) -> dict[str, Any]:
         """Return a value for every option: the caller's, else one that is `known` (a model's depth), else the default.
@@ -119,8 +123,10 @@ def transformer_word(word: str) -> str:
         return f"{word.replace('F', 'A')} {word.replace('F', 'M')}"
     if branches == {"A", "M"}:
         return word
-    raise ValueError(f"the word {word!r} has the branches {', '.join(sorted(branches))}; a Transformer layer needs a word of F, "
-                     "such as 'nFa', or of A and M")
+    raise ValueError(
+        f"the word {word!r} has the branches {', '.join(sorted(branches))}; a Transformer layer needs a word of F, "
+        "such as 'nFa', or of A and M"
+    )
 
 
 IMAGE, TRANSFORMER = ("image",), ("transformer",)
@@ -128,89 +134,261 @@ IMAGE, TRANSFORMER = ("image",), ("transformer",)
 _ALL = (
     Variant("plain", "Plain", "F", "The branch alone, without a skip.", "he2016deep"),
     Variant("residual", "Residual", "Fa", "The branch learns what to add to its input.", "he2016deep"),
-    Variant("pre", "Pre-Norm", "nFa", "The branch reads a normalised stream; the stream itself is never normalised.", "xiong2020layer"),
-    Variant("post", "Post-Norm", "Fan", "Add & Norm: the sum of skip and branch is normalised.", "vaswani2017attention"),
-    Variant("res_post", "Residual post-norm", "Fna", "The branch's output is normalised before the addition.", "liu2021swin2"),
+    Variant(
+        "pre",
+        "Pre-Norm",
+        "nFa",
+        "The branch reads a normalised stream; the stream itself is never normalised.",
+        "xiong2020layer",
+    ),
+    Variant(
+        "post", "Post-Norm", "Fan", "Add & Norm: the sum of skip and branch is normalised.", "vaswani2017attention"
+    ),
+    Variant(
+        "res_post",
+        "Residual post-norm",
+        "Fna",
+        "The branch's output is normalised before the addition.",
+        "liu2021swin2",
+    ),
     Variant("sandwich", "Sandwich (Peri-LN)", "nFna", "The branch is normalised on both sides.", "kim2025peri"),
     Variant(
-        "keel", "Keel", "nFan", "Post-Norm with a second norm in front of the branch and a skip scaled by the depth.", "chen2026keel",
-        options={"depth": 12}, settings=lambda depth: {"a": add(skip=Scalar("α", depth))},
+        "keel",
+        "Keel",
+        "nFan",
+        "Post-Norm with a second norm in front of the branch and a skip scaled by the depth.",
+        "chen2026keel",
+        options={"depth": 12},
+        settings=lambda depth: {"a": add(skip=Scalar("α", depth))},
     ),
     Variant(
-        "xskip", "xSkip", "Fa", "The skip is multiplied by a fixed scale.", "liu2020rethinking",
-        options={"skip": 2.0}, settings=lambda skip: {"a": add(skip=Scalar("λ", skip))},
+        "xskip",
+        "xSkip",
+        "Fa",
+        "The skip is multiplied by a fixed scale.",
+        "liu2020rethinking",
+        options={"skip": 2.0},
+        settings=lambda skip: {"a": add(skip=Scalar("λ", skip))},
     ),
     Variant(
-        "xskip_norm", "xSkip + norm", "Fan", "The skip is multiplied by a fixed scale, and the sum is normalised.", "liu2020rethinking",
-        options={"skip": 2.0}, settings=lambda skip: {"a": add(skip=Scalar("λ", skip))},
+        "xskip_norm",
+        "xSkip + norm",
+        "Fan",
+        "The skip is multiplied by a fixed scale, and the sum is normalised.",
+        "liu2020rethinking",
+        options={"skip": 2.0},
+        settings=lambda skip: {"a": add(skip=Scalar("λ", skip))},
     ),
     Variant(
-        "rskip_norm", "rSkip + norm", _recursive_word, "The skip is added again and again, with a norm after each addition.",
-        "liu2020rethinking", options={"order": 2, "affine": "step"}, settings=lambda order, affine: {},
+        "rskip_norm",
+        "rSkip + norm",
+        _recursive_word,
+        "The skip is added again and again, with a norm after each addition.",
+        "liu2020rethinking",
+        options={"order": 2, "affine": "step"},
+        settings=lambda order, affine: {},
     ),
     Variant(
-        "deepnorm", "DeepNorm", "Fan", "Post-Norm with a larger skip, and smaller weights at initialisation.", "wang2022deepnet",
-        options={"depth": 12}, settings=lambda depth: {"a": add(skip=Scalar("α", deepnorm_alpha(depth)))}, init="deepnorm",
+        "deepnorm",
+        "DeepNorm",
+        "Fan",
+        "Post-Norm with a larger skip, and smaller weights at initialisation.",
+        "wang2022deepnet",
+        options={"depth": 12},
+        settings=lambda depth: {"a": add(skip=Scalar("α", deepnorm_alpha(depth)))},
+        init="deepnorm",
     ),
     Variant(
-        "depth_scaled", "Depth-scaled branch", "nFa", "Pre-Norm whose branches are divided by the square root of their number.",
-        "marion2025scaling", options={"depth": 12}, settings=lambda depth: {"a": add(gain=Scalar("γ", depth**-0.5))},
+        "depth_scaled",
+        "Depth-scaled branch",
+        "nFa",
+        "Pre-Norm whose branches are divided by the square root of their number.",
+        "marion2025scaling",
+        options={"depth": 12},
+        settings=lambda depth: {"a": add(gain=Scalar("γ", depth**-0.5))},
     ),
     Variant(
-        "rezero", "ReZero", "Fa", "The branch is multiplied by a learned scalar that starts at 0.", "bachlechner2021rezero",
+        "rezero",
+        "ReZero",
+        "Fa",
+        "The branch is multiplied by a learned scalar that starts at 0.",
+        "bachlechner2021rezero",
         settings=lambda: {"a": add(gain=0.0, learn="gain")},
     ),
     Variant(
-        "skipinit", "SkipInit", "Fa", "The branch is multiplied by a learned scalar that starts at 0 or at a small value.", "de2020batch",
-        options={"gain": 0.0}, settings=lambda gain: {"a": add(gain=gain, learn="gain")},
+        "skipinit",
+        "SkipInit",
+        "Fa",
+        "The branch is multiplied by a learned scalar that starts at 0 or at a small value.",
+        "de2020batch",
+        options={"gain": 0.0},
+        settings=lambda gain: {"a": add(gain=gain, learn="gain")},
     ),
     Variant(
-        "layerscale", "LayerScale", "nFsa", "Every feature of the branch has a learned gain that starts small.", "touvron2021going",
-        options={"init": 1e-5, "dim": -1}, settings=lambda init, dim: {"s": layer_scale(init, dim)},
+        "layerscale",
+        "LayerScale",
+        "nFsa",
+        "Every feature of the branch has a learned gain that starts small.",
+        "touvron2021going",
+        options={"init": 1e-5, "dim": -1},
+        settings=lambda init, dim: {"s": layer_scale(init, dim)},
     ),
     Variant(
-        "drop_path", "Drop path", "nFpa", "Whole branches are dropped at random during training.", "huang2016deep",
-        options={"rate": 0.1}, settings=lambda rate: {"p": drop_path(rate)},
+        "drop_path",
+        "Drop path",
+        "nFpa",
+        "Whole branches are dropped at random during training.",
+        "huang2016deep",
+        options={"rate": 0.1},
+        settings=lambda rate: {"p": drop_path(rate)},
     ),
-    Variant("resnet_v1", "ResNet v1", "CnrCnar", "Two convolutions, and a ReLU after the addition.", "he2016deep", tags=IMAGE),
-    Variant("bottleneck_v1", "ResNet v1 bottleneck", "CnrCnrCnar", "A 3x3 convolution between a narrowing and a widening one.",
-            "he2016deep", tags=IMAGE),
-    Variant("resnet_v2", "ResNet v2", "nrCnrCa", "Norm and ReLU come before each convolution; the stream stays free.",
-            "he2016identity", tags=IMAGE),
-    Variant("bottleneck_v2", "ResNet v2 bottleneck", "nrCnrCnrCa", "Full pre-activation around a bottleneck.", "he2016identity", tags=IMAGE),
     Variant(
-        "projection_v2", "ResNet v2 projection", "nr|CnrCa", "Where the width changes, the projection takes the pre-activated input.",
-        "he2016identity", settings=lambda: {"a": add(shortcut="projection")}, tags=IMAGE,
+        "resnet_v1",
+        "ResNet v1",
+        "CnrCnar",
+        "Two convolutions, and a ReLU after the addition.",
+        "he2016deep",
+        tags=IMAGE,
     ),
-    Variant("norm_after_add", "Norm after addition", "CnrCanr", "ResNet v1 with its last norm moved onto the stream.",
-            "he2016identity", tags=IMAGE),
-    Variant("relu_before_add", "ReLU before addition", "CnrCnra", "ResNet v1 with its last ReLU moved into the branch, which then only adds.",
-            "he2016identity", tags=IMAGE),
-    Variant("relu_only_pre", "ReLU-only pre-activation", "rCnrCna", "The ReLU comes before the convolutions, the norm after them.",
-            "he2016identity", tags=IMAGE),
-    Variant("pyramid", "PyramidNet", "nCnrCna", "No ReLU before the first convolution, and a norm at the end of the branch.",
-            "han2017pyramidal", tags=IMAGE),
-    Variant("conv_norm_act_add", "Conv-norm-act-add", "Cnra", "One convolution, with its norm before its activation.",
-            "ioffe2015batch", tags=IMAGE),
-    Variant("conv_act_norm_add", "Conv-act-norm-add", "Crna", "One convolution, with its norm after its activation.",
-            "ioffe2015batch", tags=IMAGE),
     Variant(
-        "densenet", "DenseNet", "nrCnrCc", "The branch's features are concatenated to everything before them.", "huang2017densely",
-        options={"growth": 12}, settings=lambda growth: {"C": [conv1x1(4 * growth), conv3x3(growth)]}, tags=IMAGE,
+        "bottleneck_v1",
+        "ResNet v1 bottleneck",
+        "CnrCnrCnar",
+        "A 3x3 convolution between a narrowing and a widening one.",
+        "he2016deep",
+        tags=IMAGE,
     ),
-    Variant("encoder_pre", "Encoder layer, Pre-Norm", "nAa nMa", "Self-attention and MLP, each with Pre-Norm.", "xiong2020layer",
-            tags=TRANSFORMER),
-    Variant("encoder_post", "Encoder layer, Post-Norm", "Aan Man", "Self-attention and MLP, each with Add & Norm.",
-            "vaswani2017attention", tags=TRANSFORMER),
-    Variant("encoder_b2t", "Encoder layer, B2T", "Aan Mabn", "Post-Norm, and the layer's input is added before its last norm.",
-            "takase2022b2t", tags=TRANSFORMER),
-    Variant("decoder_pre", "Decoder layer, Pre-Norm", "nAa nXa nMa", "Self-attention, attention to a memory and MLP, each with Pre-Norm.",
-            "xiong2020layer", tags=TRANSFORMER),
-    Variant("decoder_post", "Decoder layer, Post-Norm", "Aan Xan Man",
-            "Self-attention, attention to a memory and MLP, each with Add & Norm.", "vaswani2017attention", tags=TRANSFORMER),
     Variant(
-        "ngpt", "nGPT", "Anln Mnln", "The stream moves on a sphere, a learned step towards each normalised branch.", "loshchilov2024ngpt",
-        settings=lambda: {"l": lerp()}, tags=TRANSFORMER,
+        "resnet_v2",
+        "ResNet v2",
+        "nrCnrCa",
+        "Norm and ReLU come before each convolution; the stream stays free.",
+        "he2016identity",
+        tags=IMAGE,
+    ),
+    Variant(
+        "bottleneck_v2",
+        "ResNet v2 bottleneck",
+        "nrCnrCnrCa",
+        "Full pre-activation around a bottleneck.",
+        "he2016identity",
+        tags=IMAGE,
+    ),
+    Variant(
+        "projection_v2",
+        "ResNet v2 projection",
+        "nr|CnrCa",
+        "Where the width changes, the projection takes the pre-activated input.",
+        "he2016identity",
+        settings=lambda: {"a": add(shortcut="projection")},
+        tags=IMAGE,
+    ),
+    Variant(
+        "norm_after_add",
+        "Norm after addition",
+        "CnrCanr",
+        "ResNet v1 with its last norm moved onto the stream.",
+        "he2016identity",
+        tags=IMAGE,
+    ),
+    Variant(
+        "relu_before_add",
+        "ReLU before addition",
+        "CnrCnra",
+        "ResNet v1 with its last ReLU moved into the branch, which then only adds.",
+        "he2016identity",
+        tags=IMAGE,
+    ),
+    Variant(
+        "relu_only_pre",
+        "ReLU-only pre-activation",
+        "rCnrCna",
+        "The ReLU comes before the convolutions, the norm after them.",
+        "he2016identity",
+        tags=IMAGE,
+    ),
+    Variant(
+        "pyramid",
+        "PyramidNet",
+        "nCnrCna",
+        "No ReLU before the first convolution, and a norm at the end of the branch.",
+        "han2017pyramidal",
+        tags=IMAGE,
+    ),
+    Variant(
+        "conv_norm_act_add",
+        "Conv-norm-act-add",
+        "Cnra",
+        "One convolution, with its norm before its activation.",
+        "ioffe2015batch",
+        tags=IMAGE,
+    ),
+    Variant(
+        "conv_act_norm_add",
+        "Conv-act-norm-add",
+        "Crna",
+        "One convolution, with its norm after its activation.",
+        "ioffe2015batch",
+        tags=IMAGE,
+    ),
+    Variant(
+        "densenet",
+        "DenseNet",
+        "nrCnrCc",
+        "The branch's features are concatenated to everything before them.",
+        "huang2017densely",
+        options={"growth": 12},
+        settings=lambda growth: {"C": [conv1x1(4 * growth), conv3x3(growth)]},
+        tags=IMAGE,
+    ),
+    Variant(
+        "encoder_pre",
+        "Encoder layer, Pre-Norm",
+        "nAa nMa",
+        "Self-attention and MLP, each with Pre-Norm.",
+        "xiong2020layer",
+        tags=TRANSFORMER,
+    ),
+    Variant(
+        "encoder_post",
+        "Encoder layer, Post-Norm",
+        "Aan Man",
+        "Self-attention and MLP, each with Add & Norm.",
+        "vaswani2017attention",
+        tags=TRANSFORMER,
+    ),
+    Variant(
+        "encoder_b2t",
+        "Encoder layer, B2T",
+        "Aan Mabn",
+        "Post-Norm, and the layer's input is added before its last norm.",
+        "takase2022b2t",
+        tags=TRANSFORMER,
+    ),
+    Variant(
+        "decoder_pre",
+        "Decoder layer, Pre-Norm",
+        "nAa nXa nMa",
+        "Self-attention, attention to a memory and MLP, each with Pre-Norm.",
+        "xiong2020layer",
+        tags=TRANSFORMER,
+    ),
+    Variant(
+        "decoder_post",
+        "Decoder layer, Post-Norm",
+        "Aan Xan Man",
+        "Self-attention, attention to a memory and MLP, each with Add & Norm.",
+        "vaswani2017attention",
+        tags=TRANSFORMER,
+    ),
+    Variant(
+        "ngpt",
+        "nGPT",
+        "Anln Mnln",
+        "The stream moves on a sphere, a learned step towards each normalised branch.",
+        "loshchilov2024ngpt",
+        settings=lambda: {"l": lerp()},
+        tags=TRANSFORMER,
     ),
 )
 

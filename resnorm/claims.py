@@ -69,18 +69,18 @@ class Card:
 
 def claim(
     id: str, measured: Any, holds: bool, published: str | None = None, note: str | None = None
-) -> Card:  # fmt: skip
+) -> Card:
     """State what was measured on a claim of the book and whether it holds; return its card.
 
-    ``id``: an entry of ``book/claims.yml``; ``measured``: a text, a number or a dictionary of numbers; ``published``: the
-    published figure with its source; ``note``: where the measurement stops. Writes the verdict into the folder that
+    ``id``: an entry of ``book/claims.yml``; ``measured``: a text, a number or a dictionary of numbers; ``published``:
+    the published figure with its source; ``note``: where the measurement stops. Writes the verdict into the folder that
     RESNORM_CLAIMS names, if it is set.
     Raises ClaimFailed if ``holds`` is not what the entry expects, ValueError for an unknown id, TypeError if ``holds``
     is no truth value.
     """
     entries = {entry["id"]: entry for entry in read_claims()}
     if id not in entries:
-        raise ValueError(f"there is no claim {id!r} in book/claims.yml; add it there, or use one of {', '.join(entries)}")
+        raise ValueError(f"there is no claim {id!r} in book/claims.yml; add it, or use one of {', '.join(entries)}")
     if type(holds).__name__ not in ("bool", "bool_"):
         raise TypeError(f"holds is {holds!r}; give one True or False")
     entry, holds = entries[id], bool(holds)
@@ -90,7 +90,7 @@ def claim(
     if expected == "not yet measured":
         raise ClaimFailed(f"the claim {id!r} is now measured ({verdict}); write this as `expected` in book/claims.yml")
     if holds != expected.startswith("holds"):
-        raise ClaimFailed(f"the claim {id!r} is expected to be {expected!r}, but: {verdict}; measured {_text(measured)}")
+        raise ClaimFailed(f"the claim {id!r} is expected to be {expected!r}, but {verdict}; measured {_text(measured)}")
     if folder := os.environ.get("RESNORM_CLAIMS"):
         verdict_json = json.dumps(asdict(card), ensure_ascii=False, indent=1, sort_keys=True)
         write_atomically(Path(folder) / f"{id}.json", verdict_json + "\n")
@@ -112,7 +112,8 @@ def read_claims() -> list[dict[str, str]]:
         needed = _FIELDS | ({"reason"} if entry.get("expected") == "not yet measured" else set())
         if set(entry) != needed:
             wrong = ", ".join(sorted(set(entry) ^ needed))
-            raise ValueError(f"claims.yml: {name!r} has missing or unknown fields: {wrong}; it needs {', '.join(needed)}")
+            fields = ", ".join(sorted(needed))
+            raise ValueError(f"claims.yml: {name!r} has missing or unknown fields: {wrong}; it needs {fields}")
         expected = str(entry["expected"])
         if expected not in _SYMBOLS and not expected.startswith("holds only when ") or expected == "holds only when":
             raise ValueError(
@@ -157,7 +158,7 @@ def _book_file(name: str) -> Path:
     for folder in (PACKAGE.parent / "book", PACKAGE / "book"):
         if (folder / name).exists():
             return folder / name
-    raise FileNotFoundError(f"there is no book/{name}; work in a checkout of the repository or install its package again")
+    raise FileNotFoundError(f"there is no book/{name}; work in a checkout of the repository, or install resnorm again")
 
 
 def _plain(measured: Any) -> Any:

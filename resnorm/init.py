@@ -1,8 +1,8 @@
 """Initialisation by role: a rule reads what a weight does in its branch, never what it is called.
 
-Every branch tells its weights' roles: `query`, `key`, `value`, `hidden` (the first matrices of an MLP), `output` (what writes
-into the stream), `kernel` (a convolution) and `bias`. The weights of a merge's shortcut have the role `shortcut`.
-`fan_in` and `fan_out` are those of the role's own matrix, also where several roles share one tensor.
+Every branch tells its weights' roles: `query`, `key`, `value`, `hidden` (the first matrices of an MLP), `output` (what
+writes into the stream), `kernel` (a convolution) and `bias`. The weights of a merge's shortcut have the role
+`shortcut`. `fan_in` and `fan_out` are those of the role's own matrix, also where several roles share one tensor.
 """
 
 import math
@@ -40,7 +40,9 @@ def _apply(module: nn.Module, rule: Callable[[str, Tensor], None]) -> None:
         else:
             rule(role, tensor)
     if not found:
-        raise ValueError(f"{type(module).__name__} has no branch whose weights have roles; build it from resnorm.branches")
+        raise ValueError(
+            f"{type(module).__name__} has no branch whose weights have roles; build it from resnorm.branches"
+        )
     for child in module.modules():
         if isinstance(child, Convolution):
             child.reset_gain()
@@ -56,7 +58,8 @@ def he(module: nn.Module, mode: str = "fan_out") -> None:
 
 
 def xavier(module: nn.Module, **gains: float) -> None:
-    r"""Draw every weight from $N(0, 2 g^2 / (\text{fan}_{in} + \text{fan}_{out}))$ with one gain g a role, 1 where none is given.
+    r"""Draw every weight from $N(0, 2 g^2 / (\text{fan}_{in} + \text{fan}_{out}))$ with one gain g a role, 1 where none
+    is given.
 
     `xavier(block, output=0.5, value=0.5)`. Raises `ValueError` for an unknown role. Citation: vaswani2017attention.
     """
@@ -91,11 +94,13 @@ def deepnorm(module: nn.Module, beta: float) -> None:
 
 
 def unit_gain(module: nn.Module) -> None:
-    r"""Make every ReLU branch keep the mean square of its input: $E\,F(x)^2 = E\,x^2$, with F(x) of mean 0 and uncorrelated with x.
+    r"""Make every ReLU branch keep the mean square of its input: $E\,F(x)^2 = E\,x^2$, with F(x) of mean 0 and
+    uncorrelated with x.
 
     For $F(x) = W_2\, \mathrm{relu}(W_1 x)$ draw $W_1 \sim N(0, 2/\text{fan}_{in})$, since ReLU halves a symmetric mean
-    square, and $W_2 \sim N(0, 1/\text{fan}_{in})$, which also makes F(x) symmetric around 0 whatever x is. A convolution
-    follows a ReLU, and is drawn from $N(0, 2/\text{fan}_{in})$. The closed forms of the depth laws assume such branches.
+    square, and $W_2 \sim N(0, 1/\text{fan}_{in})$, which also makes F(x) symmetric around 0 whatever x is. A
+    convolution follows a ReLU, and is drawn from $N(0, 2/\text{fan}_{in})$. The closed forms of the depth laws assume
+    such branches.
     Raises `ValueError` for attention, whose gain depends on its input, and for another activation.
     """
     _needs_relu("unit_gain", module)
@@ -111,7 +116,9 @@ def unit_gain(module: nn.Module) -> None:
 def _needs_relu(rule: str, module: nn.Module) -> None:
     for child in module.modules():
         if getattr(child, "activation", "relu") != "relu":
-            raise ValueError(f"{rule} is derived for ReLU, got an MLP with {child.activation!r}; use mlp(activation='relu')")
+            raise ValueError(
+                f"{rule} is derived for ReLU, got an MLP with {child.activation!r}; use mlp(activation='relu')"
+            )
     if any(role == "query" for role, _ in roles(module)):
         raise ValueError(f"{rule}: the gain of attention depends on its input; use xavier, or a branch mlp()")
 
@@ -120,20 +127,24 @@ def _needs_relu(rule: str, module: nn.Module) -> None:
 def fixup(module: nn.Module, depth: int) -> None:
     r"""Start every residual branch at 0, and shrink its other weights with the depth: $L^{-1/(2m-2)}$ times He's.
 
-    m is the number of weights in a row in the branch, of which the last is set to 0; `depth` is L, the number of residual
-    branches of the network. The rest of Fixup belongs to the network: a classifier of zeros, scalar biases and multipliers
-    (`add(learn="gain")`). Raises `ValueError` for attention, for another activation than ReLU, and for weight norm or weight
-    standardisation, which have no filter of zeros. Citation: zhang2019fixup.
+    m is the number of weights in a row in the branch, of which the last is set to 0; `depth` is L, the number of
+    residual branches of the network. The rest of Fixup belongs to the network: a classifier of zeros, scalar biases and
+    multipliers (`add(learn="gain")`). Raises `ValueError` for attention, for another activation than ReLU, and for
+    weight norm or weight standardisation, which have no filter of zeros. Citation: zhang2019fixup.
     """
     _needs_relu("fixup", module)
     if any(isinstance(child, Convolution) and child.form for child in module.modules()):
-        raise ValueError("fixup sets filters to zero, which weight norm and weight standardisation cannot; use conv(weight=None)")
+        raise ValueError(
+            "fixup sets filters to zero, which weight norm and weight standardisation cannot; use conv(weight=None)"
+        )
     he(module)
     for block in module.modules():
         if not (isinstance(block, Block) and set(block.word) & set(MERGES)):
             continue
         for sub_block in parse(block.word):
-            branches = [block.get_submodule(f"{position}_{letter}") for position, letter in sub_block if letter in BRANCHES]
+            branches = [
+                block.get_submodule(f"{position}_{letter}") for position, letter in sub_block if letter in BRANCHES
+            ]
             *others, last = [weight for branch in branches for role, weight in roles(branch) if role != "bias"]
             last.zero_()
             for weight in others:
@@ -144,7 +155,8 @@ def fixup(module: nn.Module, depth: int) -> None:
 def zero_last_gain(module: nn.Module) -> None:
     r"""Set the gain $\gamma$ of the last norm of every residual branch to 0, so that $x + F(x) = x$ at the start.
 
-    The last norm is the one between a branch and its merge, `CnrC(n)ar` or `nF(n)a`; a norm on the stream is left alone.
+    The last norm is the one between a branch and its merge, `CnrC(n)ar` or `nF(n)a`; a norm on the stream is left
+    alone.
     Raises `ValueError` where no word has such a norm with a gain. Citation: he2016deep, wu2018group.
     """
     found = False
@@ -157,8 +169,10 @@ def zero_last_gain(module: nn.Module) -> None:
                     found = True
     if not found:
         words = sorted({block.word for block in module.modules() if isinstance(block, Block)})
-        raise ValueError(f"no norm with a gain stands between a branch and its merge in {', '.join(words) or 'the module'}; "
-                         "use a word such as 'Fna' or 'CnrCnar', with affine=True")
+        raise ValueError(
+            f"no norm with a gain stands between a branch and its merge in {', '.join(words) or 'the module'}; "
+            "use a word such as 'Fna' or 'CnrCnar', with affine=True"
+        )
 
 
 def _last_norms(word: str) -> Iterator[str]:

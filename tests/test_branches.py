@@ -13,8 +13,13 @@ from resnorm.branches import attention, conv, conv1x1, conv3x3, cross_attention,
 
 torch.manual_seed(0)
 FACTORIES = {
-    "conv": conv3x3(6, bias=True), "conv norm": conv3x3(6, weight="norm"), "conv standard": conv1x1(6, weight="standard"),
-    "attention": attention(2), "cross_attention": cross_attention(2, memory_width=5), "mlp": mlp(2), "swiglu": mlp(2, "swiglu"),
+    "conv": conv3x3(6, bias=True),
+    "conv norm": conv3x3(6, weight="norm"),
+    "conv standard": conv1x1(6, weight="standard"),
+    "attention": attention(2),
+    "cross_attention": cross_attention(2, memory_width=5),
+    "mlp": mlp(2),
+    "swiglu": mlp(2, "swiglu"),
     "linear": linear(6),
 }
 PAST = torch.ones(5, 5, dtype=torch.bool).tril()
@@ -23,7 +28,9 @@ PAST = torch.ones(5, 5, dtype=torch.bool).tril()
 def arguments(name, width=4):
     if name.startswith("conv"):
         return (torch.randn(2, width, 5, 7),)
-    return (torch.randn(2, 5, width), torch.randn(2, 3, 5)) if name == "cross_attention" else (torch.randn(2, 5, width),)
+    return (
+        (torch.randn(2, 5, width), torch.randn(2, 3, 5)) if name == "cross_attention" else (torch.randn(2, 5, width),)
+    )
 
 
 def same_with_gradients(ours, theirs, parameters, *inputs):
@@ -71,7 +78,10 @@ def test_weight_norm_equals_torch():
         ours.gain.uniform_(0.5, 2)
         theirs.parametrizations.weight.original0.copy_(ours.gain.view(6, 1, 1, 1))
         theirs.parametrizations.weight.original1.copy_(ours.weight)
-    pairs = [(ours.gain, theirs.parametrizations.weight.original0), (ours.weight, theirs.parametrizations.weight.original1)]
+    pairs = [
+        (ours.gain, theirs.parametrizations.weight.original0),
+        (ours.weight, theirs.parametrizations.weight.original1),
+    ]
     same_with_gradients(ours, theirs, pairs, torch.randn(2, 4, 5, 5))
 
 
@@ -98,7 +108,10 @@ def torch_attention(ours, width, memory_width=None):
         for mine, its in pairs:
             its.copy_(mine)
         if memory_width is None:
-            pairs += [(ours.query_key_value.weight, theirs.in_proj_weight), (ours.query_key_value.bias, theirs.in_proj_bias)]
+            pairs += [
+                (ours.query_key_value.weight, theirs.in_proj_weight),
+                (ours.query_key_value.bias, theirs.in_proj_bias),
+            ]
             for mine, its in pairs[2:]:
                 its.copy_(mine)
         else:
@@ -120,12 +133,19 @@ def test_self_attention_equals_torch(mask, causal):
     padding = mask[:, 0, 0] if mask is not None and mask.dim() == 4 else None
     square = mask if mask is not None and mask.dim() == 2 else None
     if causal:
-        square = PAST if square is None else (square & PAST if square.dtype == torch.bool else square.masked_fill(~PAST, -torch.inf))
+        square = (
+            PAST
+            if square is None
+            else (square & PAST if square.dtype == torch.bool else square.masked_fill(~PAST, -torch.inf))
+        )
     if square is not None and square.dtype == torch.bool:
         square = ~square  # nn.MultiheadAttention says True = may NOT attend
     if padding is not None:
         padding = ~padding
-    reference = lambda x: theirs(x, x, x, attn_mask=square, key_padding_mask=padding, need_weights=False)[0]  # noqa: E731
+
+    def reference(x):
+        return theirs(x, x, x, attn_mask=square, key_padding_mask=padding, need_weights=False)[0]
+
     same_with_gradients(lambda x: ours(x, mask), reference, pairs, torch.randn(2, 5, 8))
 
 
@@ -169,10 +189,14 @@ def test_swiglu_gates_with_its_first_matrix():
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        (conv(kernel=2), "kernel=2 is even"), (conv(groups=3), "groups=3 does not divide the widths 4 and 4"),
-        (conv(6, groups=4), "groups=4"), (conv(weight="spectral"), "'spectral' is unknown; use None, 'norm' or 'standard'"),
-        (attention(3), "heads=3 does not divide the width 4"), (attention(2, dropout=1.0), "dropout=1.0 is not a rate"),
-        (cross_attention(0), "heads=0"), (mlp(activation="tanh"), "'tanh' is unknown; use one of relu, gelu, swiglu"),
+        (conv(kernel=2), "kernel=2 is even"),
+        (conv(groups=3), "groups=3 does not divide the widths 4 and 4"),
+        (conv(6, groups=4), "groups=4"),
+        (conv(weight="spectral"), "'spectral' is unknown; use None, 'norm' or 'standard'"),
+        (attention(3), "heads=3 does not divide the width 4"),
+        (attention(2, dropout=1.0), "dropout=1.0 is not a rate"),
+        (cross_attention(0), "heads=0"),
+        (mlp(activation="tanh"), "'tanh' is unknown; use one of relu, gelu, swiglu"),
         (mlp(0.1), "leaves no hidden unit"),
     ],
 )

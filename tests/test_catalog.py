@@ -20,7 +20,7 @@ from resnorm.words import BRANCHES, Tied
 WIDTH = 16
 r = F.relu
 
-# The learned modules come in the word's order: branches as F, C, A, X, M, norms as n, LayerScale as s, merges as a and l.
+# Modules come in the word's order: branches as F, C, A, X, M, norms as n, LayerScale as s, merges as a, c and l.
 ORACLES = {
     "plain": lambda x, F: F(x),
     "residual": lambda x, F, a: x + F(x),
@@ -90,6 +90,14 @@ def check_oracle(block, inputs, oracle):
         torch.testing.assert_close(mine, its, rtol=1e-5, atol=2e-5 * its.abs().max().item())
 
 
+def check_input_untouched(block, inputs):
+    """Running a block leaves its input as it was: no branch writes in place into the skip."""
+    kept = [x.detach().clone() for x in inputs]
+    with torch.no_grad():
+        block(inputs[0], **({"X": {"memory": inputs[1]}} if len(inputs) > 1 else {}))
+    assert all(torch.equal(x, before) for x, before in zip(inputs, kept, strict=True)), "the block changed its input"
+
+
 def check_own_parameters(block):
     """No two modules of a block share a parameter."""
     every = [id(parameter) for module in block.children() for parameter in module.parameters()]
@@ -103,6 +111,7 @@ def test_a_variant_equals_its_equation(name):
     if name == "drop_path":
         block.eval()
     check_oracle(block, inputs, ORACLES[name])
+    check_input_untouched(block, inputs)
     check_own_parameters(block)
 
 
@@ -176,7 +185,9 @@ def test_the_caller_sets_letters_and_options():
     block = variant("post").block(WIDTH, n="rms", F=mlp(1, "swiglu"))
     assert type(block.get_submodule("2_n")).__name__ == "RMSNorm" and block.get_submodule("0_F").activation == "swiglu"
     assert variant("densenet").block(WIDTH, growth=5).out_width == WIDTH + 5
-    assert variant("layerscale").block(WIDTH, F=conv3x3(), n="batch", dim=1)(torch.randn(2, WIDTH, 4, 4)).shape[1] == WIDTH
+    assert (
+        variant("layerscale").block(WIDTH, F=conv3x3(), n="batch", dim=1)(torch.randn(2, WIDTH, 4, 4)).shape[1] == WIDTH
+    )
 
 
 def test_generic_words_become_transformer_layers():
@@ -193,7 +204,10 @@ def test_generic_words_become_transformer_layers():
     ("call", "message"),
     [
         (lambda: variant("pre_norm"), "unknown variant 'pre_norm'; allowed: plain, residual, pre"),
-        (lambda: variant("xskip").block(WIDTH, scale=2.0), "variant 'xskip' has no option 'scale'; its options are skip"),
+        (
+            lambda: variant("xskip").block(WIDTH, scale=2.0),
+            "variant 'xskip' has no option 'scale'; its options are skip",
+        ),
         (lambda: variant("pre").spell(order=2), "variant 'pre' has no option 'order'; it has no options"),
         (lambda: variant("rskip_norm").spell(order=0), "order=0; the order .* integer of 1 or more"),
         (lambda: variant("rskip_norm").spell(order=2.0), "order=2.0"),
@@ -215,7 +229,9 @@ def test_a_variant_describes_itself(name):
     assert set(one.spell()) & set(BRANCHES)
     assert set(inspect.signature(one.settings).parameters) in (set(one.options), {"options"})
     bibliography = Path(__file__).parents[1] / "book" / "references.bib"
-    assert re.search(rf"^@\w+{{{one.cite},", bibliography.read_text(), re.MULTILINE), f"{one.cite} is not in the bibliography"
+    assert re.search(rf"^@\w+{{{one.cite},", bibliography.read_text(), re.MULTILINE), (
+        f"{one.cite} is not in the bibliography"
+    )
     assert isinstance(one.block(WIDTH), nn.Module)
 
 

@@ -15,7 +15,9 @@ WIDTH = 128
 
 def encoder(**options):
     torch.manual_seed(0)
-    return Block("nAa nXa nMa", WIDTH, n="layer", A=attention(4), X=cross_attention(4, memory_width=64), M=mlp(2, **options))
+    return Block(
+        "nAa nXa nMa", WIDTH, n="layer", A=attention(4), X=cross_attention(4, memory_width=64), M=mlp(2, **options)
+    )
 
 
 def spreads(module):
@@ -60,7 +62,9 @@ def test_deepnorm_scales_what_is_written_and_not_what_is_compared():
     block, square = encoder(), xavier_std(WIDTH, WIDTH)
     init.deepnorm(block, 0.25)
     measured = spreads(block)
-    assert measured["query"][0] == pytest.approx(square, rel=0.03) and measured["key"][0] == pytest.approx(square, rel=0.03)
+    assert measured["query"][0] == pytest.approx(square, rel=0.03) and measured["key"][0] == pytest.approx(
+        square, rel=0.03
+    )
     for role in ("value", "output"):
         assert measured[role][0] == pytest.approx(0.25 * square, rel=0.03)
     assert measured["hidden"][0] == pytest.approx(0.25 * xavier_std(WIDTH, 2 * WIDTH), rel=0.03)
@@ -107,7 +111,10 @@ def test_unit_gain_of_a_convolution_keeps_the_mean_square_of_what_came_before_re
 
 
 def test_fixup_starts_as_the_identity_with_branches_that_shrink_with_depth():
-    block, x = Block("Fa Ma", 64, F=lambda width: Block("nrCnrCnrC", width, n="none", C=conv1x1()), M=mlp(1)), torch.randn(2, 64, 64, 64)
+    block, x = (
+        Block("Fa Ma", 64, F=lambda width: Block("nrCnrCnrC", width, n="none", C=conv1x1()), M=mlp(1)),
+        torch.randn(2, 64, 64, 64),
+    )
     block.get_submodule("3_M").forward = torch.zeros_like  # an MLP reads another axis; here only its weights matter
     init.fixup(block, 16)
     assert torch.equal(block(x), x)
@@ -116,7 +123,9 @@ def test_fixup_starts_as_the_identity_with_branches_that_shrink_with_depth():
     assert spreads(block)["hidden"] + spreads(block)["output"] == pytest.approx([he * 16 ** (-1 / 2), 0], rel=0.05)
 
 
-@pytest.mark.parametrize(("factory", "message"), [(attention(4), "gain of attention"), (mlp(activation="gelu"), "derived for ReLU")])
+@pytest.mark.parametrize(
+    ("factory", "message"), [(attention(4), "gain of attention"), (mlp(activation="gelu"), "derived for ReLU")]
+)
 @pytest.mark.parametrize("rule", ["unit_gain", "fixup"])
 def test_a_rule_refuses_what_it_is_not_derived_for(rule, factory, message):
     with pytest.raises(ValueError, match=f"{rule}.*{message}"):

@@ -130,13 +130,12 @@ def test_a_record_survives_the_disk(small_record, tmp_path):
 
 
 def test_long_curves_are_thinned_and_keep_their_ends(tmp_path):
-    rows = [
-        dict(step=step, split=split, metric="loss", value=step / 3) for step in range(5000) for split in ("train", "test")
-    ]
+    splits = ("train", "test")
+    rows = [dict(step=step, split=s, metric="loss", value=step / 3) for step in range(5000) for s in splits]
     store = Store(tmp_path)
     path = store.put(made(Experiment(**SMALL), curves=rows))
     kept = store.get(Experiment(**SMALL)).curves
-    for split in ("train", "test"):
+    for split in splits:
         steps = [row["step"] for row in kept if row["split"] == split]
         assert steps[0] == 0 and steps[-1] == 4999 and len(steps) == 200
         assert max(b - a for a, b in zip(steps, steps[1:], strict=False)) <= 26
@@ -415,12 +414,21 @@ def test_labels_are_the_papers_names():
     ]  # fmt: skip
 
 
+def test_mean_and_deviation_show_two_figures_of_the_deviation():
+    assert lab.mean_and_deviation([9.0, 9.1, 11.0]) == "9.7 ± 1.1"
+    assert lab.mean_and_deviation([0.91, 0.92, math.nan]) == "0.9150 ± 0.0071"
+    assert lab.mean_and_deviation([100.0, 300.0]) == "200 ± 141"
+    assert lab.mean_and_deviation([1.0, 1.0]) == "1.0000 ± 0.0000"
+    assert lab.mean_and_deviation([0.91234]) == "0.9123"
+    assert lab.mean_and_deviation([math.nan]) == "-"
+
+
 def test_summary_says_how_many_seeds():
     base = Experiment(**SMALL)
     values = zip([base, base.replace("seed", 1), base.replace("model.depth", 5)], (0.5, 0.7, 0.9), strict=True)
     text = lab.summary([made(experiment, metrics={"test_accuracy": value}) for experiment, value in values])
-    assert "2 seeds" in text and "0.6000 ± 0.1414" in text
-    assert "one seed" in text and "0.9000 ±" not in text
+    assert "2 seeds" in text and "0.60 ± 0.14" in text
+    assert "one seed" in text and "0.9 ±" not in text
     with pytest.raises(ValueError, match="'bleu'; allowed: test_accuracy"):
         lab.summary([made(base)], "bleu")
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from resnorm import init
 from resnorm.catalog import VARIANTS
 from resnorm.models import MODELS, build, cifar_resnet, mlp_stack, resnet, transformer_lm
 from resnorm.words import Block
@@ -52,8 +53,12 @@ def test_every_variant_trains_a_step_of_every_model_that_takes_it(name, variant,
 @pytest.mark.parametrize(
     ("model", "millions"),
     [
-        (dict(depth=20, variant="resnet_v1"), 0.27), (dict(depth=32, variant="resnet_v1"), 0.46), (dict(depth=44), 0.66),
-        (dict(depth=56), 0.85), (dict(depth=110, variant="resnet_v1"), 1.7), (dict(depth=110), 1.7),
+        (dict(depth=20, variant="resnet_v1"), 0.27),
+        (dict(depth=32, variant="resnet_v1"), 0.46),
+        (dict(depth=44), 0.66),
+        (dict(depth=56), 0.85),
+        (dict(depth=110, variant="resnet_v1"), 1.7),
+        (dict(depth=110), 1.7),
         (dict(depth=164, variant="bottleneck_v2"), 1.7),
     ],
 )
@@ -64,7 +69,9 @@ def test_cifar_resnets_have_the_published_size(model, millions):
 def check_strides(model, size):
     """Each stage after the first halves the image, once, in its first block."""
     sizes = [size]
-    hooks = [block.register_forward_hook(lambda module, inputs, y: sizes.append(y.shape[-1])) for block in model.stack.blocks]
+    hooks = [
+        block.register_forward_hook(lambda module, inputs, y: sizes.append(y.shape[-1])) for block in model.stack.blocks
+    ]
     model.eval()(torch.randn(1, model.stem[0].in_channels, 32, 32))
     for hook in hooks:
         hook.remove()
@@ -74,7 +81,9 @@ def check_strides(model, size):
     assert sizes == expected, f"the blocks give images of {sizes[1:]}, not {expected[1:]}"
 
 
-@pytest.mark.parametrize("options", [dict(), dict(variant="residual"), dict(variant="bottleneck_v1", depth=20), dict(shortcut="projection")])
+@pytest.mark.parametrize(
+    "options", [dict(), dict(variant="residual"), dict(variant="bottleneck_v1", depth=20), dict(shortcut="projection")]
+)
 def test_every_stage_of_a_cifar_resnet_strides_once(options):
     check_strides(cifar_resnet(**options), 32)
 
@@ -131,13 +140,24 @@ def test_branches_are_independent_modules_with_their_own_weights():
     assert not torch.equal(first.get_parameter("2_C.weight"), second.get_parameter("2_C.weight"))
 
 
-@pytest.mark.parametrize(("model", "count"), [(lambda **o: mlp_stack(inputs=4, classes=2, **o), 1), (lambda **o: transformer_lm(vocabulary=5, width=32, **o), 2)])
+def mlp_classifier(**options):
+    return mlp_stack(inputs=4, classes=2, **options)
+
+
+def language_model(**options):
+    return transformer_lm(vocabulary=5, width=32, **options)
+
+
+@pytest.mark.parametrize(("model", "count"), [(mlp_classifier, 1), (language_model, 2)])
 def test_models_tell_the_variant_how_many_residual_branches_there_are(model, count):
     block = model(depth=5, variant="keel").stack.blocks[0]
     assert block.get_submodule("2_a").skip == 5 * count
     deep, shallow = (model(depth=depth, variant="deepnorm").stack.blocks[0] for depth in (64, 4))
     assert deep.get_submodule("1_a").skip / shallow.get_submodule("1_a").skip == pytest.approx(16 ** (1 / 4))
-    spread = lambda block: [t for name, t in block.named_parameters() if name.endswith("output.weight")][0].std().item()  # noqa: E731
+
+    def spread(block):
+        return next(tensor for role, tensor in init.roles(block) if role == "output").std().item()
+
     assert spread(deep) / spread(shallow) == pytest.approx(16 ** (-1 / 4), rel=0.15)
 
 
@@ -178,7 +198,12 @@ def test_a_recursive_transformer_shares_affine_maps_inside_a_branch_only():
     gains = [block.get_submodule(name).weight for name in ("2_n", "4_n", "8_n", "10_n")]
     assert gains[0] is gains[1] and gains[2] is gains[3] and gains[0] is not gains[2]
     last = transformer_lm(vocabulary=5, depth=1, width=16, variant="rskip_norm", affine="last").stack.blocks[0]
-    assert [last.get_submodule(name).weight is None for name in ("2_n", "4_n", "8_n", "10_n")] == [True, False, True, False]
+    assert [last.get_submodule(name).weight is None for name in ("2_n", "4_n", "8_n", "10_n")] == [
+        True,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_the_initialisation_can_be_chosen():
@@ -191,10 +216,16 @@ def test_the_initialisation_can_be_chosen():
     ("call", "message"),
     [
         (lambda: build("vit", IMAGES), "unknown model 'vit'; allowed: mlp_stack, cifar_resnet"),
-        (lambda: build("mlp_stack", IMAGES, heads=4), "'mlp_stack' has no option 'heads'; allowed: depth, width, variant"),
+        (
+            lambda: build("mlp_stack", IMAGES, heads=4),
+            "'mlp_stack' has no option 'heads'; allowed: depth, width, variant",
+        ),
         (lambda: build("cifar_resnet", IMAGES, variant="pre", order=2), "no option 'order'"),
         (lambda: build("resnet", IMAGES, variant="pre"), "no option 'variant'; allowed: depth, norm, width"),
-        (lambda: build("transformer_lm", IMAGES), "needs vocabulary and context .* has inputs, size, classes; use a data set of sequences"),
+        (
+            lambda: build("transformer_lm", IMAGES),
+            "needs vocabulary and context .* has inputs, size, classes; use a data set of sequences",
+        ),
         (lambda: build("cifar_resnet", SEQUENCES), "needs inputs and classes .* use a data set of images"),
         (lambda: mlp_stack(inputs=4, classes=2, variant="resnet_v1"), "takes a generic variant"),
         (lambda: mlp_stack(inputs=4, classes=2, depth=0), "depth=0"),
@@ -210,7 +241,10 @@ def test_the_initialisation_can_be_chosen():
         (lambda: cifar_resnet(shortcut="identity"), "identity shortcut"),
         (lambda: resnet(depth=20), "depth=20; allowed: 18, 34, 50, 101, 152"),
         (lambda: transformer_lm(vocabulary=5, variant="decoder_pre"), "needs a word of F"),
-        (lambda: transformer_lm(vocabulary=5, context=3, width=16)(torch.zeros(1, 4, dtype=torch.long)), "got 4 tokens.*context is 3"),
+        (
+            lambda: transformer_lm(vocabulary=5, context=3, width=16)(torch.zeros(1, 4, dtype=torch.long)),
+            "got 4 tokens.*context is 3",
+        ),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_what_is_allowed(call, message):

@@ -1,7 +1,8 @@
-"""Words against independent implementations: torchvision, torch.nn and timm; forward and every gradient, in fp32 and bf16.
+"""Words against independent implementations: torchvision, torch.nn and timm; forward and every gradient, in fp32 and
+bf16.
 
-The reference's weights are copied into ours, both run on the same input, and every tensor is compared by its relative error
-||ours - theirs|| / ||theirs||.
+The reference's weights are copied into ours, both run on the same input, and every tensor is compared by its relative
+error ||ours - theirs|| / ||theirs||.
 """
 
 from functools import partial
@@ -35,7 +36,7 @@ def reference_without_fast_path():
 
 
 def relative(tensor, reference):
-    return ((tensor.double() - reference.double()).norm() / reference.double().norm()).item()
+    return ((tensor.float() - reference.float()).norm() / reference.float().norm()).item()
 
 
 def move_off_the_start(module):
@@ -54,31 +55,28 @@ def copy_in_order(ours, theirs):
     return list(zip(ours.parameters(), theirs.parameters(), strict=True))
 
 
-def cat(tensors):
-    return torch.cat(tensors) if isinstance(tensors, tuple) else tensors
-
-
 def run_once(module, run, inputs, dtype):
-    """Output, gradients of the inputs and of the parameters, running statistics; the module's state is put back."""
+    """Output, gradients of the inputs, and running statistics, which are then put back."""
     module.to(dtype).zero_grad()
-    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    before = [buffer.clone() for buffer in module.buffers()]
     leaves = [x.to(dtype, copy=True).requires_grad_() for x in inputs]
     y = run(*leaves)
     torch.manual_seed(1)
     y.backward(torch.randn_like(y, dtype=torch.float32).to(dtype))
     missing = [name for name, parameter in module.named_parameters() if parameter.grad is None]
     assert not missing, f"no gradient for {missing}"
-    statistics = [buffer.clone() for buffer in module.buffers()]
-    module.load_state_dict(state)
-    return [y, *(x.grad for x in leaves)], statistics
+    after = [buffer.clone() for buffer in module.buffers()]
+    for buffer, value in zip(module.buffers(), before, strict=True):
+        buffer.copy_(value)
+    return [y, *(x.grad for x in leaves)], after
 
 
 def check_parity(ours, theirs, pairs, inputs, dtype, run_ours=None, run_theirs=None):
     """Same output, same gradient of every input and parameter, same running statistics.
 
     `pairs` are parameters: ours, or a tuple of ours that the reference keeps in one tensor, and the reference's.
-    In fp32 the relative error is at most 1e-5. In bf16 both round, each at its own places: we may be at most twice as far
-    from the reference's fp32 result as the reference in bf16, plus half a unit of bf16.
+    In fp32 the relative error is at most 1e-5. In bf16 both round, each at its own places: we may be at most four times
+    as far from the reference's fp32 result as the reference in bf16, plus a rounding of 1 / 64.
     """
     covered = [id(p) for mine, _ in pairs for p in (mine if isinstance(mine, tuple) else (mine,))]
     assert sorted(covered) == sorted(id(p) for p in ours.parameters()), "a parameter of ours is not compared"
@@ -93,17 +91,26 @@ def check_parity(ours, theirs, pairs, inputs, dtype, run_ours=None, run_theirs=N
 
     def everything(module, run, parameters, dtype):
         tensors, statistics = run_once(module, run or module, inputs, dtype)
-        return [*tensors, *(cat(p.grad if isinstance(p, torch.Tensor) else tuple(q.grad for q in p)) for p in parameters), *statistics]
+        return [
+            *tensors,
+            *(torch.cat([q.grad for q in p]) if isinstance(p, tuple) else p.grad for p in parameters),
+            *statistics,
+        ]
 
-    exact = everything(theirs, run_theirs, [its for _, its in pairs], torch.float32)
-    exact = [tensor.clone() for tensor in exact]
-    expected = exact if dtype == torch.float32 else everything(theirs, run_theirs, [its for _, its in pairs], dtype)
-    for i, (mine, its, truth) in enumerate(zip(everything(ours, run_ours, [mine for mine, _ in pairs], dtype), expected, exact, strict=True)):
-        if not truth.is_floating_point():  # the number of batches that were seen
-            assert torch.equal(mine, its)
-            continue
-        tolerance = 1e-5 if dtype == torch.float32 else 2 * relative(its, truth) + 2**-9
-        assert relative(mine, truth) <= tolerance, f"tensor {i} (output, inputs, parameters, statistics): {relative(mine, truth):.1e}"
+    expected = everything(theirs, run_theirs, [its for _, its in pairs], dtype)
+    results = everything(ours, run_ours, [mine for mine, _ in pairs], dtype)
+    different = [i for i, (mine, its) in enumerate(zip(results, expected, strict=True)) if not torch.equal(mine, its)]
+    if not different:
+        return
+    exact = (
+        everything(theirs, run_theirs, [its for _, its in pairs], torch.float32) if dtype != torch.float32 else expected
+    )
+    for i in different:
+        error = relative(results[i], exact[i])
+        allowed = 1e-5 if dtype == torch.float32 else 4 * relative(expected[i], exact[i]) + 2**-6
+        assert error <= allowed, (
+            f"tensor {i} of output, inputs, parameters, statistics: relative error {error:.1e} > {allowed:.1e}"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------- torchvision
@@ -114,7 +121,9 @@ def check_parity(ours, theirs, pairs, inputs, dtype, run_ours=None, run_theirs=N
 @pytest.mark.parametrize("stride", [1, 2])
 def test_basic_block(stride, train, dtype):
     width = 16 * stride
-    downsample = nn.Sequential(nn.Conv2d(16, width, 1, stride, bias=False), nn.BatchNorm2d(width)) if stride > 1 else None
+    downsample = (
+        nn.Sequential(nn.Conv2d(16, width, 1, stride, bias=False), nn.BatchNorm2d(width)) if stride > 1 else None
+    )
     theirs = BasicBlock(16, width, stride, downsample)
     shortcut = add(shortcut="projection(norm='batch')", stride=2) if stride > 1 else "add"
     ours = Block("CnrCnar", 16, C=[conv3x3(width, stride), conv3x3(width)], n="batch", a=shortcut)
@@ -173,10 +182,10 @@ def test_the_deepest_resnets_have_torchvisions_weights(depth):
 WIDTH, HEADS = 32, 4
 
 
-def may_attend(kind, queries=6, keys=6):
+def may_attend(kind, queries=12, keys=12):
     """A mask in our convention (True = may attend) and its two halves in torch's (True = may NOT attend)."""
     square = torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries) if "causal" in kind else None
-    padding = torch.arange(keys) < torch.tensor([[keys], [keys - 2], [keys - 1]]) if "padding" in kind else None
+    padding = torch.arange(keys) < torch.randint(1, keys + 1, (24, 1)) if "padding" in kind else None
     ours = square
     if padding is not None:
         ours = padding[:, None, None] if square is None else padding[:, None, None] & square
@@ -201,16 +210,24 @@ def mlp_pairs(ours, layer):
 @pytest.mark.parametrize(("word", "activation"), [("nAa nMa", "relu"), ("Aan Man", "gelu")])
 def test_encoder_layer(word, activation, mask, dtype):
     pre = word.startswith("n")
-    theirs = nn.TransformerEncoderLayer(WIDTH, HEADS, 64, dropout=0.0, activation=activation, batch_first=True, norm_first=pre)
+    theirs = nn.TransformerEncoderLayer(
+        WIDTH, HEADS, 64, dropout=0.0, activation=activation, batch_first=True, norm_first=pre
+    )
     ours = Block(word, WIDTH, n="layer", A=attention(HEADS), M=mlp(2, activation))
     move_off_the_start(theirs)
     modules = dict(ours.named_children())
     norms = [module for name, module in modules.items() if name.endswith("n")]
-    pairs = self_attention_pairs(*(modules[f"{word.index('A')}_A"], theirs.self_attn)) + mlp_pairs(modules[f"{word.index('M')}_M"], theirs)
+    pairs = self_attention_pairs(*(modules[f"{word.index('A')}_A"], theirs.self_attn)) + mlp_pairs(
+        modules[f"{word.index('M')}_M"], theirs
+    )
     pairs += parameters_of(norms[0], theirs.norm1) + parameters_of(norms[1], theirs.norm2)
     allowed, square, padding = may_attend(mask)
     check_parity(
-        ours, theirs, pairs, [torch.randn(3, 6, WIDTH)], dtype,
+        ours,
+        theirs,
+        pairs,
+        [torch.randn(24, 12, WIDTH)],
+        dtype,
         run_ours=lambda x: ours(x, A=dict(mask=allowed)),
         run_theirs=lambda x: theirs(x, src_mask=square, src_key_padding_mask=padding),
     )
@@ -230,13 +247,22 @@ def test_decoder_layer(word, memory, dtype):
     pairs = self_attention_pairs(self_attention, theirs.self_attn) + mlp_pairs(feed_forward, theirs)
     pairs += parameters_of(cross.output, theirs.multihead_attn.out_proj)
     for kind in ("weight", "bias"):
-        pairs.append(((getattr(cross.query, kind), getattr(cross.key_value, kind)), getattr(theirs.multihead_attn, f"in_proj_{kind}")))
+        pairs.append(
+            (
+                (getattr(cross.query, kind), getattr(cross.key_value, kind)),
+                getattr(theirs.multihead_attn, f"in_proj_{kind}"),
+            )
+        )
     for norm, its in zip(norms, (theirs.norm1, theirs.norm2, theirs.norm3), strict=True):
         pairs += parameters_of(norm, its)
-    allowed, _, padding = may_attend(memory, keys=5)
-    later = ~torch.ones(6, 6, dtype=torch.bool).tril()
+    allowed, _, padding = may_attend(memory, keys=9)
+    later = ~torch.ones(12, 12, dtype=torch.bool).tril()
     check_parity(
-        ours, theirs, pairs, [torch.randn(3, 6, WIDTH), torch.randn(3, 5, WIDTH)], dtype,
+        ours,
+        theirs,
+        pairs,
+        [torch.randn(24, 12, WIDTH), torch.randn(24, 9, WIDTH)],
+        dtype,
         run_ours=lambda x, z: ours(x, X=dict(memory=z, mask=allowed)),
         run_theirs=lambda x, z: theirs(x, z, tgt_mask=later, memory_key_padding_mask=padding),
     )
@@ -260,17 +286,21 @@ def test_pre_activation_bottleneck(stride, norm, dtype):
     ours = Block(word, 64, C=convolutions, n=norm, a=merge)
     move_off_the_start(theirs)
     its = list(theirs.parameters())
-    pairs = list(zip(ours.parameters(), its[1:] + its[:1] if stride > 1 else its, strict=True))  # theirs has the projection first
-    check_parity(ours, theirs, pairs, [torch.randn(3, 64, 9, 7)], dtype)
+    pairs = list(
+        zip(ours.parameters(), its[1:] + its[:1] if stride > 1 else its, strict=True)
+    )  # theirs has the projection first
+    check_parity(ours, theirs, pairs, [torch.randn(8, 64, 9, 7)], dtype)
 
 
 @DTYPES
 def test_weight_standardisation(dtype):
     layer = partial(timm.layers.StdConv2d, eps=1e-10)
-    theirs = timm.models.resnetv2.PreActBottleneck(64, conv_layer=layer, norm_layer=partial(timm.layers.GroupNormAct, num_groups=8))
+    theirs = timm.models.resnetv2.PreActBottleneck(
+        64, conv_layer=layer, norm_layer=partial(timm.layers.GroupNormAct, num_groups=8)
+    )
     kernels = [conv1x1(16, weight="standard"), conv3x3(16, weight="standard"), conv1x1(64, weight="standard")]
     ours = Block("nrCnrCnrCa", 64, C=kernels, n="group(groups=8)")
-    check_parity(ours, theirs, copy_in_order(ours, theirs), [torch.randn(3, 64, 8, 8)], dtype)
+    check_parity(ours, theirs, copy_in_order(ours, theirs), [torch.randn(8, 64, 8, 8)], dtype)
 
 
 @DTYPES
@@ -297,4 +327,4 @@ def test_vision_transformer_block(word, reference, scale, dtype):
             pairs += parameters_of(module, its)
         elif name[-1] == "s":
             pairs.append((module.gain, its.gamma))
-    check_parity(ours, theirs, pairs, [torch.randn(3, 6, WIDTH)], dtype)
+    check_parity(ours, theirs, pairs, [torch.randn(24, 12, WIDTH)], dtype)

@@ -4,5 +4,17 @@ from resnorm.branches.attention import CrossAttention, SelfAttention, attention,
 from resnorm.branches.conv import Convolution, conv, conv1x1, conv3x3
 from resnorm.branches.mlp import MLP, Linear, linear, mlp
 
-__all__ = ["CrossAttention", "Convolution", "Linear", "MLP", "SelfAttention", "attention", "conv", "conv1x1", "conv3x3",
-           "cross_attention", "linear", "mlp"]
+__all__ = [
+    "CrossAttention",
+    "Convolution",
+    "Linear",
+    "MLP",
+    "SelfAttention",
+    "attention",
+    "conv",
+    "conv1x1",
+    "conv3x3",
+    "cross_attention",
+    "linear",
+    "mlp",
+]

@@ -53,7 +53,7 @@ class SelfAttention(_Attention):
 
     def roles(self):
         """Yield (role, tensor) for `query`, `key`, `value` (views of one matrix), `output` and `bias`."""
-        yield from zip(("query", "key", "value"), self.query_key_value.weight.chunk(3))
+        yield from zip(("query", "key", "value"), self.query_key_value.weight.chunk(3), strict=True)
         yield "output", self.output.weight
         if self.output.bias is not None:
             yield from (("bias", self.query_key_value.bias), ("bias", self.output.bias))
@@ -64,7 +64,8 @@ class CrossAttention(_Attention):
 
     $$\operatorname{softmax}(Q K^\top / \sqrt{d} + m)\, V W_O, \qquad Q = x W_Q, \quad (K, V) = z\,(W_K, W_V)$$
 
-    $z$ is the memory, $d$ the width of a head, $m$ the mask: a boolean (True = may attend) or a float added to the scores.
+    $z$ is the memory, $d$ the width of a head, $m$ the mask: a boolean (True = may attend) or a float added to the
+    scores.
 
     Shapes: x and output (batch, tokens, width), memory (batch, memory tokens, memory_width), mask broadcasts to
     (batch, heads, tokens, memory tokens).
@@ -82,7 +83,7 @@ class CrossAttention(_Attention):
     def roles(self):
         """Yield (role, tensor) for `query`, `key`, `value` (views of one matrix), `output` and `bias`."""
         yield "query", self.query.weight
-        yield from zip(("key", "value"), self.key_value.weight.chunk(2))
+        yield from zip(("key", "value"), self.key_value.weight.chunk(2), strict=True)
         yield "output", self.output.weight
         if self.output.bias is not None:
             yield from (("bias", self.query.bias), ("bias", self.key_value.bias), ("bias", self.output.bias))

@@ -19,7 +19,8 @@ class Convolution(nn.Conv2d):
     Weight norm and weight standardisation act on each filter. A standardised filter has variance 1 whatever its fan-in:
     a norm has to follow it.
 
-    Shapes: x (batch, width, height, image width), output (batch, out, height / stride, image width / stride), rounded up.
+    Shapes: x (batch, width, height, image width), output (batch, out, height / stride, image width / stride), rounded
+    up.
     Raises `ValueError` for an even kernel, for groups that do not divide the widths and for an unknown `weight`.
     Citation: salimans2016weight, qiao2019weight.
     """
@@ -29,7 +30,9 @@ class Convolution(nn.Conv2d):
         if kernel % 2 == 0:
             raise ValueError(f"conv: kernel={kernel} is even and would change the image's size; use an odd kernel")
         if groups < 1 or width % groups or out % groups:
-            raise ValueError(f"conv: groups={groups} does not divide the widths {width} and {out}; use a common divisor")
+            raise ValueError(
+                f"conv: groups={groups} does not divide the widths {width} and {out}; use a common divisor"
+            )
         if weight not in WEIGHTS:
             raise ValueError(f"conv: weight={weight!r} is unknown; use None, 'norm' or 'standard'")
         super().__init__(width, out, kernel, stride, kernel // 2, groups=groups, bias=bias)
@@ -40,7 +43,9 @@ class Convolution(nn.Conv2d):
 
     @torch.no_grad()
     def reset_gain(self):
-        """Set weight norm's gain to the length of each filter, so that its filters are the weight; other forms have no gain."""
+        """Set weight norm's gain to the length of each filter, so that its filters are the weight; other forms have no
+        gain.
+        """
         if self.form == "norm":
             self.gain.copy_(self.weight.flatten(1).norm(dim=1))
 
@@ -49,7 +54,7 @@ class Convolution(nn.Conv2d):
         if self.form == "norm":
             return weight_norm(self.weight, self.gain)
         if self.form == "standard":
-            # eps is added to the variance of a filter, which is about 1 / fan-in: 1e-5 would be a tenth of it in wide layers
+            # A filter's variance is about 1 / fan-in: an eps of 1e-5 would be a tenth of it in wide layers.
             return weight_standardisation(self.weight, eps=1e-10)
         return self.weight
 

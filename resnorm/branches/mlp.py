@@ -24,7 +24,9 @@ class MLP(nn.Module):
         if activation not in ACTIVATIONS:
             raise ValueError(f"mlp: activation={activation!r} is unknown; use one of {', '.join(ACTIVATIONS)}")
         if units < 1:
-            raise ValueError(f"mlp: expansion={expansion} of width {width} leaves no hidden unit; use a larger expansion")
+            raise ValueError(
+                f"mlp: expansion={expansion} of width {width} leaves no hidden unit; use a larger expansion"
+            )
         self.out_width = width if out is None else out
         self.activation = activation
         self.hidden = nn.Linear(width, 2 * units if activation == "swiglu" else units, bias=bias)

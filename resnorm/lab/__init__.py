@@ -9,5 +9,6 @@ from resnorm.lab.store import Store
 
 __all__ = [
     "PLANS", "PRESETS", "Experiment", "Record", "Store", "check_lambdas", "check_orders", "check_preset", "check_seeds",
-    "estimate", "frame", "label", "mean_and_deviation", "plan", "recorded", "run", "run_all", "source_hash", "summary", "sweep",
+    "estimate", "frame", "label", "mean_and_deviation", "plan", "recorded", "run", "run_all", "source_hash",
+    "summary", "sweep",
 ]  # fmt: skip

@@ -148,7 +148,7 @@ def _check_task(task: dict[str, Any]) -> None:
     names, anything = _options(_named(DATA_SETS, task, "task"))
     machine = _OF_THE_MACHINE & set(task)
     if machine:
-        raise ValueError(f"the task has {machine.pop()!r}, which belongs to the machine: set RESNORM_DATA to the folder")
+        raise ValueError(f"the task has {machine.pop()!r}, which differs by machine: set RESNORM_DATA instead")
     if not anything:
         _check_keys(f"the task {task['name']!r}", task, {"name", *names} - _OF_THE_MACHINE)
 

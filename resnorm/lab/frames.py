@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
 from resnorm.lab.experiment import Experiment
@@ -18,8 +19,8 @@ def frame(records: list[Record], kind: str = "metrics"):
     """Return a tidy pandas DataFrame with one row an observation.
 
     ``kind``: "metrics" (final values), "curves" (columns step, epoch, split) or "probes" (columns step, block).
-    Columns: experiment, task, model, variant, label (of `label`), seed, status, every setting that varies among the records under its own
-    name (depth, order, ...; with its part in front where two parts vary it), those of the kind, then metric and value.
+    Columns: experiment, label (see `label`), task, model, variant, seed, every setting that varies under its own name
+    (depth, order, ...; with its part in front where two parts vary it), status, those of the kind, metric and value.
     Raises ValueError for another kind.
     """
     import pandas
@@ -134,13 +135,17 @@ def _table(records: list[Record], metrics: list[str]) -> str:
     return pandas.DataFrame(rows).to_string(index=False)
 
 
-def mean_and_deviation(values: list[float]) -> str:
-    """Return "mean ± sample standard deviation" of the finite values, or the one value alone; "-" if there is none."""
+def mean_and_deviation(values: Iterable[float]) -> str:
+    """Return "mean ± sample standard deviation" of the finite values, or one value alone; "-" if there is none.
+
+    Both have as many decimals as two figures of the deviation need: "0.912 ± 0.012".
+    """
     finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return "-"
-    mean = f"{statistics.mean(finite):.4f}"
-    return mean if len(finite) == 1 else f"{mean} ± {statistics.stdev(finite):.4f}"
+    if len(finite) < 2:
+        return f"{finite[0]:.4g}" if finite else "-"
+    mean, deviation = statistics.mean(finite), statistics.stdev(finite)
+    decimals = max(0, 1 - math.floor(math.log10(deviation))) if deviation > 0 else 4
+    return f"{mean:.{decimals}f} ± {deviation:.{decimals}f}"
 
 
 def _words(settings: dict[str, Any]) -> str:

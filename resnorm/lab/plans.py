@@ -85,7 +85,7 @@ def recursive_skip(
 ) -> list[Experiment]:
     """Skip, xSkip, xSkip+LN, xSkip+BN, rSkip+LN, rSkip+BN on images.  [liu2020rethinking]"""
     orders, lambdas = check_orders(orders), check_lambdas(lambdas)
-    depth = depth or {"smoke": 8, "cpu": 20, "colab": 20, "paper": 110}[preset]
+    depth = depth or {"smoke": 14, "cpu": 20, "colab": 20, "paper": 110}[preset]
     models: list[dict[str, Any]] = [dict(variant="residual")]
     models += [dict(variant="xskip", skip=skip) for skip in lambdas]
     for norm in ("layer2d", "batch"):
@@ -96,12 +96,36 @@ def recursive_skip(
 
 
 @_plan
+def batch_sizes(preset: str, seeds: Any = SEEDS, sizes: Any = (32, 8, 2)) -> list[Experiment]:
+    """Batch norm against group norm by batch size, the learning rate in proportion to it.  [wu2018group]"""
+    task, model, recipe = {
+        "smoke": (dict(name="digits", test=1000), dict(depth=8, width=8), dict(epochs=3, precision="fp32")),
+        "cpu": (
+            dict(name="cifar10", subset=5000),
+            dict(depth=8, width=16),
+            dict(epochs=6, augment="crop_flip", precision="fp32", evaluate_every=2),
+        ),
+        "colab": (
+            dict(name="cifar10", subset=4000),
+            dict(depth=8, width=16),
+            dict(epochs=4, augment="crop_flip", evaluate_every=4),
+        ),
+        "paper": (dict(name="cifar10"), dict(depth=20, width=16), dict(epochs=100, augment="crop_flip")),
+    }[preset]
+    schedule = dict(schedule="step", milestones=[0.3, 0.6, 0.9]) if preset == "paper" else dict(schedule="cosine")
+    base = Experiment(task, dict(name="cifar_resnet", variant="resnet_v2", **model), _SGD | schedule | recipe)
+    batches = [dict(batch_size=size, lr=0.1 * size / 32) for size in _integers("sizes", sizes, least=2)]
+    return sweep(base, {"seed": check_seeds(seeds), "model.norm": ["batch", "group"], "recipe": batches})
+
+
+@_plan
 def preact_resnet20(preset: str, seeds: Any = (0,)) -> list[Experiment]:
     """PreAct-ResNet-20 on all of CIFAR-10: the one number that says the training is sound.  [he2016identity]"""
     task, _, recipe = _IMAGES[preset]
     if preset in ("cpu", "colab"):
         task = dict(name="cifar10")
-        recipe = dict(recipe, epochs=12, batch_size=128, lr=0.2, weight_decay=5e-4, nesterov=True, probe_every=0)
+        short = dict(epochs=16, batch_size=64, lr=0.1, warmup=0.2, weight_decay=5e-4, nesterov=True)
+        recipe = dict(recipe, **short, evaluate_every=4, probe_every=0)
     depth, width = (8, 8) if preset == "smoke" else (20, 16)
     base = Experiment(task, dict(name="cifar_resnet", variant="resnet_v2", depth=depth, width=width), _SGD | recipe)
     return sweep(base, {"seed": check_seeds(seeds)})

@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+import signal
 import statistics
 import threading
 import time
@@ -66,7 +67,7 @@ def run_all(
     processes: int | None = None,
     progress: bool = True,
 ) -> list[Record]:
-    """Run every experiment that ``store`` (default: the live store) lacks; return the records that then exist, in order.
+    """Run the experiments that ``store`` (default: the live store) lacks; return the records that then exist, in order.
 
     ``processes``: how many run side by side, one thread each (default 1, with all threads; on a GPU leave it at 1).
     ``budget``: seconds. A run that, judged by the records of its like, would not fit is not started, and what still
@@ -147,7 +148,8 @@ def _run_in_processes(pending, store, budget, processes, progress) -> list[Excep
     try:
         while waiting or running:
             left = deadline - time.monotonic()
-            known = [item for item in store.records() if item.provenance["device"] == here] if budget is not None else []
+            # How long it took on another machine says nothing about this one.
+            known = [item for item in store.records() if item.provenance["device"] == here] if left < math.inf else []
             while waiting and len(running) < processes and left > 0:
                 chosen = next((e for e in waiting if _fits(e, store, known, left)), None)
                 if chosen is None:
@@ -179,6 +181,8 @@ def _fits(experiment: Experiment, store: Store, records: list[Record], left: flo
 def _prepare(parent: int, processes: int) -> None:
     import torch
 
+    # Ctrl-C reaches every process of a terminal; the parent alone answers it and stops the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if processes > 1:
         torch.set_num_threads(1)
 

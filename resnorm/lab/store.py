@@ -23,7 +23,7 @@ class Store:
 
     @classmethod
     def committed(cls) -> "Store":
-        """The full-size records that come with the project: ``results/records``, or the copy in an installed package."""
+        """The project's own full-size records: ``results/records``, or the copy in an installed package."""
         packed = PACKAGE / "records"
         return cls(packed if packed.is_dir() else PACKAGE.parent / "results" / "records")
 

@@ -16,8 +16,8 @@ MODELS = {"mlp_stack": mlp_stack, "cifar_resnet": cifar_resnet, "resnet": resnet
 def build(name: str, task: dict[str, Any], **options: Any) -> nn.Module:
     """Build a model for a data set: its inputs, classes, vocabulary and context come from the data set's `spec`.
 
-    `name`: a key of `MODELS`; `task`: `inputs` (channels), `size` (pixels a side) and `classes` for images, `vocabulary`
-    and `context` for sequences; `options`: what the model and its variant take.
+    `name`: a key of `MODELS`; `task`: `inputs` (channels), `size` (pixels a side) and `classes` for images,
+    `vocabulary` and `context` for sequences; `options`: what the model and its variant take.
     Raises `ValueError` for an unknown model or option, and for a data set of the wrong kind.
     """
     if name not in MODELS:
@@ -26,9 +26,13 @@ def build(name: str, task: dict[str, Any], **options: Any) -> nn.Module:
     needed = ("vocabulary", "context") if "vocabulary" in signature else ("inputs", "classes")
     missing = [key for key in needed if key not in task]
     if missing:
-        raise ValueError(f"the model {name!r} needs {' and '.join(missing)} of its data set, which has {', '.join(task)}; "
-                         f"use a data set of {'sequences' if 'vocabulary' in needed else 'images'}")
-    chosen = catalog.VARIANTS.get(options.get("variant", signature["variant"].default)) if "variant" in signature else None
+        raise ValueError(
+            f"the model {name!r} needs {' and '.join(missing)} of its data set, which has {', '.join(task)}; "
+            f"use a data set of {'sequences' if 'vocabulary' in needed else 'images'}"
+        )
+    chosen = (
+        catalog.VARIANTS.get(options.get("variant", signature["variant"].default)) if "variant" in signature else None
+    )
     allowed = [key for key in signature if key not in ("options", *needed)]
     allowed += [key for key in (chosen.options if chosen else ()) if key not in ("depth", "dim")]
     for key in options:

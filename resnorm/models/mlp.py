@@ -25,12 +25,24 @@ class MLPStack(nn.Module):
         return self.head(self.stack(self.stem(x.flatten(1))))
 
 
-def mlp_stack(*, inputs, classes, depth=8, width=64, variant="residual", norm="layer", hidden=1, activation="relu",
-              initialisation=None, **options) -> MLPStack:
+def mlp_stack(
+    *,
+    inputs,
+    classes,
+    depth=8,
+    width=64,
+    variant="residual",
+    norm="layer",
+    hidden=1,
+    activation="relu",
+    initialisation=None,
+    **options,
+) -> MLPStack:
     r"""Build a classifier of `depth` blocks with an MLP branch each: $y = W_{out}\, B_L(\dots B_1(W_{in} x))$.
 
-    `variant`: a generic one of the catalog (its word has the branch F), `options` are the variant's; `hidden`: the expansion
-    of the branch's hidden layer; `initialisation`: a rule of `resnorm.init`, by default the variant's own, else "he".
+    `variant`: a generic one of the catalog (its word has the branch F), `options` are the variant's; `hidden`: the
+    expansion of the branch's hidden layer; `initialisation`: a rule of `resnorm.init`, by default the variant's own,
+    else "he".
     Shapes: input (batch, ...) with `inputs` values a sample, output (batch, classes).
     Raises `ValueError` for a depth below 1, an unknown option, or a variant without F.
     """

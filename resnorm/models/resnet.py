@@ -37,19 +37,34 @@ def _kernels(count: int, width: int, stride: int) -> list:
 
 def _image_norm(norm: str) -> None:
     if isinstance(norm, str) and call_form(norm)[0] in ("layer", "rms"):
-        raise ValueError(f"norm={norm!r} averages over the last axis, which is the width of an image; use 'layer2d' (over the "
-                         "channels of a pixel) or 'group(groups=1)' (over channels and pixels)")
+        raise ValueError(
+            f"norm={norm!r} averages over the last axis, which is the width of an image; use 'layer2d' (over the "
+            "channels of a pixel) or 'group(groups=1)' (over channels and pixels)"
+        )
 
 
-def cifar_resnet(*, depth=20, variant="resnet_v2", norm="batch", merge_norm=None, shortcut="zero_pad", width=16, classes=10,
-                 inputs=3, bottleneck=False, initialisation=None, **options) -> ResNet:
+def cifar_resnet(
+    *,
+    depth=20,
+    variant="resnet_v2",
+    norm="batch",
+    merge_norm=None,
+    shortcut="zero_pad",
+    width=16,
+    classes=10,
+    inputs=3,
+    bottleneck=False,
+    initialisation=None,
+    **options,
+) -> ResNet:
     """Build the ResNet for images of about 32x32: three stages of `width`, 2 and 4 times `width` channels.
 
     `depth`: 6n + 2 with two convolutions a block, 9n + 2 with three, 3n + 2 with one. `variant`: a word of C's, or a
-    generic word whose F is the pre-activated branch `nrCnrC` (`bottleneck=True`: `nrCnrCnrC`). `norm`: every norm inside the
-    branch, the stem and the tail; `merge_norm`: the norms that a generic word adds, by default `norm`. `shortcut`: what the skip
-    does where the shape changes, "zero_pad" (He's option A) or "projection" (B). `initialisation`: a rule of `resnorm.init` for
-    the stack, by default the variant's own, else "he". `options` are the variant's.
+    generic word whose F is the pre-activated branch `nrCnrC` (`bottleneck=True`: `nrCnrCnrC`). `norm`: every norm
+    inside the branch, the stem and the tail; `merge_norm`: the norms that a generic word adds, by default `norm`.
+    `shortcut`: what the skip does where the shape changes, "zero_pad" (He's option A) or "projection" (B).
+    `initialisation`: a rule of `resnorm.init` for the stack, by default the variant's own, else "he". `options` are the
+    variant's.
     Shapes: input (batch, inputs, height, image width), output (batch, classes).
     Raises `ValueError` for an impossible depth, an unknown option, or a norm that has no meaning on images.
     Citation: he2016deep, he2016identity.
@@ -58,40 +73,42 @@ def cifar_resnet(*, depth=20, variant="resnet_v2", norm="batch", merge_norm=None
     generic = "F" in chosen.spell()
     kernels = (3 if bottleneck else 2) if generic else chosen.spell().count("C")
     if kernels == 0 or "c" in chosen.spell():
-        raise ValueError(f"cifar_resnet takes a variant with the branch F or with convolutions that are added; {variant!r} is "
-                         f"{chosen.spell()!r}")
+        raise ValueError(
+            f"cifar_resnet takes a variant with the branch F or with convolutions that are added; {variant!r} is "
+            f"{chosen.spell()!r}"
+        )
     if bottleneck and kernels != 3:
-        raise ValueError(f"bottleneck=True needs three convolutions a block, and {variant!r} has {kernels}; take a generic "
-                         "variant, 'bottleneck_v1' or 'bottleneck_v2'")
+        raise ValueError(
+            f"bottleneck=True needs three convolutions a block, and {variant!r} has {kernels}; take a generic "
+            "variant, 'bottleneck_v1' or 'bottleneck_v2'"
+        )
     if merge_norm is not None and not (generic and "n" in chosen.spell()):
-        raise ValueError(f"merge_norm={merge_norm!r} has no norm to set in {variant!r} ({chosen.spell()!r}); set norm, or take a "
-                         "generic variant with n, such as 'post'")
+        raise ValueError(
+            f"merge_norm={merge_norm!r} has no norm to set in {variant!r} ({chosen.spell()!r}); set norm, or take a "
+            "generic variant with n, such as 'post'"
+        )
     if not isinstance(depth, int) or depth < 3 * kernels + 2 or (depth - 2) % (3 * kernels):
-        raise ValueError(f"depth={depth} with {kernels} convolutions a block; allowed: {3 * kernels}n + 2, "
-                         f"for example {', '.join(str(3 * kernels * n + 2) for n in (1, 3, 9, 18))}")
+        raise ValueError(
+            f"depth={depth} with {kernels} convolutions a block; allowed: {3 * kernels}n + 2, "
+            f"for example {', '.join(str(3 * kernels * n + 2) for n in (1, 3, 9, 18))}"
+        )
     _image_norm(norm)
     _image_norm(merge_norm)
     count = (depth - 2) // (3 * kernels)
     options = chosen.complete(options, depth=3 * count, dim=1)
     word = chosen.spell(**options)
     letters = chosen.settings_for(n=merge_norm or norm, **options)
-    blocks, channels = [], width
-    for stage, planes in enumerate((width, 2 * width, 4 * width)):
-        for index in range(count):
-            stride = 2 if stage and not index else 1
-            blocks.append(_block(word, channels, planes, stride, kernels, letters, norm, shortcut))
-            channels = blocks[-1].out_width
+    stack = Stack(_stages(word, (count,) * 3, width, kernels, letters, norm, shortcut), last=norm)
     inner = BASIC if generic else word
     stem = nn.Sequential(Convolution(inputs, width))
     if inner[0] != "n":
         stem.append(build_norm(norm, width))
     if inner[0] in BRANCHES:
         stem.append(nn.ReLU())
-    stack = Stack(blocks, last=norm)
     tail = nn.Sequential()
     if word[-1] != "r":
         if word[-1] != "n" and stack.last is None:
-            tail.append(build_norm(norm, channels))
+            tail.append(build_norm(norm, stack.out_width))
         tail.append(nn.ReLU())
     model = ResNet(stem, stack, tail, classes)
     init.he(model)
@@ -100,8 +117,19 @@ def cifar_resnet(*, depth=20, variant="resnet_v2", norm="batch", merge_norm=None
     return model
 
 
+def _stages(word, counts, width, *settings) -> list[Block]:
+    """The blocks of all stages; each stage after the first doubles the width and halves the image in its first block."""
+    blocks, channels = [], width
+    for stage, count in enumerate(counts):
+        for index in range(count):
+            stride = 2 if stage and not index else 1
+            blocks.append(_block(word, channels, width * 2**stage, stride, *settings))
+            channels = blocks[-1].out_width
+    return blocks
+
+
 def _block(word, channels, planes, stride, kernels, letters, norm, shortcut) -> Block:
-    """One block of the CIFAR network, from `channels` to the stage's width, with the shortcut where the shape changes."""
+    """One block, from `channels` to the width of its stage, with the shortcut where the shape changes."""
     letters = dict(letters)
     branches = _kernels(kernels, planes, stride)
     out = planes * (4 if kernels == 3 else 1)
@@ -122,7 +150,7 @@ def _block(word, channels, planes, stride, kernels, letters, norm, shortcut) -> 
 
 
 def resnet(*, depth=18, classes=1000, norm="batch", width=64, inputs=3) -> ResNet:
-    """Build the ResNet v1 for images of about 224x224, equal to torchvision's: `CnrCnar`, from depth 50 on `CnrCnrCnar`.
+    """Build torchvision's ResNet, for images of about 224x224: `CnrCnar`, and `CnrCnrCnar` from depth 50 on.
 
     Shapes: input (batch, inputs, height, image width), output (batch, classes).
     Raises `ValueError` for a depth other than 18, 34, 50, 101 or 152. Citation: he2016deep.
@@ -132,14 +160,13 @@ def resnet(*, depth=18, classes=1000, norm="batch", width=64, inputs=3) -> ResNe
     _image_norm(norm)
     kernels = 2 if depth < 50 else 3
     word = catalog.variant("resnet_v1" if kernels == 2 else "bottleneck_v1").spell()
-    blocks, channels = [], width
-    for stage, count in enumerate(LAYERS[depth]):
-        for index in range(count):
-            stride = 2 if stage and not index else 1
-            blocks.append(_block(word, channels, width * 2**stage, stride, kernels, {"n": norm}, norm, "projection"))
-            channels = blocks[-1].out_width
-    stem = nn.Sequential(Convolution(inputs, width, kernel=7, stride=2), build_norm(norm, width), nn.ReLU(),
-                         nn.MaxPool2d(3, stride=2, padding=1))
+    blocks = _stages(word, LAYERS[depth], width, kernels, {"n": norm}, norm, "projection")
+    stem = nn.Sequential(
+        Convolution(inputs, width, kernel=7, stride=2),
+        build_norm(norm, width),
+        nn.ReLU(),
+        nn.MaxPool2d(3, stride=2, padding=1),
+    )
     model = ResNet(stem, Stack(blocks), nn.Identity(), classes)
     init.he(model)
     return model

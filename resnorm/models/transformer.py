@@ -28,13 +28,28 @@ class TransformerLM(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         length, context = tokens.shape[1], self.position.num_embeddings
         if length > context:
-            raise ValueError(f"got {length} tokens, but the model's context is {context}; build it with context={length}")
+            raise ValueError(
+                f"got {length} tokens, but the model's context is {context}; build it with context={length}"
+            )
         x = self.token(tokens) + self.position.weight[:length]
         return self.head(self.stack(self.dropout(x)))
 
 
-def transformer_lm(*, vocabulary, context=128, depth=6, width=128, heads=4, variant="pre", norm="layer", activation="gelu",
-                   dropout=0.0, expansion=4, initialisation=None, **options) -> TransformerLM:
+def transformer_lm(
+    *,
+    vocabulary,
+    context=128,
+    depth=6,
+    width=128,
+    heads=4,
+    variant="pre",
+    norm="layer",
+    activation="gelu",
+    dropout=0.0,
+    expansion=4,
+    initialisation=None,
+    **options,
+) -> TransformerLM:
     r"""Build a causal language model of `depth` layers, attention then MLP: $p(t_{i+1} \mid t_1, \dots, t_i)$.
 
     `variant`: a generic one of the catalog (`nFa` becomes `nAa nMa`) or a word of A and M; `options` are the variant's.

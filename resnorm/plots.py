@@ -1,0 +1,388 @@
+"""The house style and the figures: legible on white and on dark, never by colour alone, with alt text from the data."""
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from resnorm.lab import mean_and_deviation
+
+# Okabe-Ito without black and yellow, which vanish on a dark or a white page; the grey is as far from both.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#787878"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+LINES: list[Any] = ["-", "--", "-.", (0, (1, 1.2)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 3))]
+HATCHES = ["//", "\\\\", "||", "xx", "--", "++", "///"]
+GREY = "#787878"
+
+
+def style() -> AbstractContextManager:
+    """Return a context in which matplotlib draws in the house style."""
+    import matplotlib
+    from cycler import cycler
+
+    settings = {
+        "figure.figsize": (7.6, 4.0), "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
+        "font.size": 11, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
+        "text.color": GREY, "axes.labelcolor": GREY, "axes.edgecolor": GREY, "axes.titlecolor": GREY,
+        "xtick.color": GREY, "ytick.color": GREY, "grid.color": GREY, "grid.alpha": 0.25, "grid.linewidth": 0.6,
+        "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.prop_cycle": cycler(color=COLOURS), "lines.linewidth": 2.0, "lines.markersize": 6,
+        "legend.frameon": False, "legend.handlelength": 2.6, "hatch.linewidth": 0.8,
+        "svg.fonttype": "path", "svg.hashsalt": "resnorm",
+    }  # fmt: skip
+    return matplotlib.rc_context(settings)
+
+
+def show(figure, alt: str | None = None) -> None:
+    """Display a figure in a notebook as SVG, with its alt text in the output's metadata and as its plain text.
+
+    ``alt``: the text; by default the one that `curves`, `by_depth`, `bars` and `norm_cubes` computed (see `describe`).
+    Raises ValueError if there is none.
+    """
+    from IPython.display import display
+
+    alt = alt or describe(figure)
+    bundle = {"image/svg+xml": svg(figure), "text/plain": alt}
+    display(bundle, metadata={"image/svg+xml": {"alt": alt}, "alt": alt}, raw=True)
+
+
+def svg(figure) -> str:
+    """Return the figure as the text of an SVG with a transparent background; equal figures give equal texts."""
+    with style():
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    # A hundredth of a point is finer than any screen; matplotlib's millionths double the size of a page.
+    shorter = re.compile(r"(\.\d\d)\d+")
+    return re.sub(r' d="[^"]*"', lambda path: shorter.sub(r"\1", path[0]), buffer.getvalue())
+
+
+def describe(figure) -> str:
+    """Return the alt text that was computed from the figure's data; raises ValueError if it is not one of ours."""
+    alt = getattr(figure, "alt", None)
+    if not alt:
+        raise ValueError("the figure has no alt text: write one, show(figure, alt=...), with the numbers that it shows")
+    return alt
+
+
+def curves(
+    frame,
+    x: str = "step",
+    y: str = "loss",
+    hue: str | None = "label",
+    *,
+    panels: str | None = None,
+    xlabel: str | None = None,
+    ylabel: str | None = None,
+    log: bool = False,
+    law=None,
+):
+    """Draw the mean of ``y`` over ``x``, one line for each value of ``hue``, with a band of one standard deviation.
+
+    ``frame``: tidy, as from `resnorm.lab.frame`; ``y`` is a column or a value of its column ``metric``; rows that
+    differ in nothing but the seed are averaged. ``panels``: a column, one panel for each of its values. ``log``: a
+    logarithmic vertical axis. ``law``: a frame of the same columns, drawn as thin lines: a prediction.
+    Returns a matplotlib Figure. Raises ValueError if a column, the metric or every value is missing.
+    """
+    data = _observations(frame, x, y, hue, panels)
+    laws = None if law is None else _observations(law, x, y, hue, panels)
+    names = list(dict.fromkeys(data[hue])) if hue else [ylabel or y]
+    titles = sorted(set(data[panels])) if panels else [None]
+    xlabel, ylabel = xlabel or x, ylabel or y
+    lines = {}
+    with style():
+        figure, axes = _panels(len(titles), legend_rows=math.ceil(len(names) / 3) if len(names) > 1 else 0)
+        for ax, title in zip(axes, titles, strict=True):
+            for index, name in enumerate(names):
+                rows = _select(data, {panels: title, hue: name})
+                if len(rows):
+                    lines[title, name] = line = _summarised(rows, x)
+                    _draw_line(ax, line, x, index, predicted=laws is not None)
+                if laws is not None and len(rows := _select(laws, {panels: title, hue: name})):
+                    line = _summarised(rows, x)
+                    ax.plot(line[x], line["mean"], color=COLOURS[index % len(COLOURS)], lw=1.2, zorder=1)
+            ax.set(xlabel=xlabel, title="" if title is None else f"{panels} {title}")
+            if log:
+                ax.set_yscale("log")
+            if set(data[x]) <= set(range(200)):
+                ax.xaxis.get_major_locator().set_params(integer=True)
+        axes[0].set_ylabel(ylabel)
+        _legend(figure, names, predicted=laws is not None)
+        _say_seeds(figure, data)
+    kind = "Line chart" if law is None else "Points, with predicted lines,"
+    head = f"{kind} of {ylabel} by {xlabel}{' on a logarithmic axis' if log else ''}{_seeds(data)}."
+    parts = [
+        f"{'' if title is None else f'{panels} {title}, '}{name}: {_number(line['mean'].iloc[0])} at {xlabel} "
+        f"{_number(line[x].iloc[0])}, {_number(line['mean'].iloc[-1])} at {_number(line[x].iloc[-1])}"
+        for (title, name), line in lines.items()
+    ]
+    figure.alt = f"{head} {'; '.join(parts)}."
+    return figure
+
+
+def by_depth(
+    frame, y: str = "forward_rms", hue: str | None = "label", *, x: str = "block", log: bool = True, **options: Any
+):
+    """Draw ``y`` by block, as `curves`, on a logarithmic axis; give the closed form as ``law`` to see both."""
+    return curves(frame, x, y, hue, log=log, **options)
+
+
+def bars(frame, y: str, by: str = "label", *, ylabel: str | None = None, scale: float = 1.0, published=None):
+    """Draw the mean of ``y`` for each value of ``by``: a bar from zero, a dot a seed, one deviation as a whisker.
+
+    ``frame``, ``y``: as in `curves`; ``scale`` multiplies every value (100 for per cent); ``published``: a dictionary
+    of published values by name, drawn as a diamond. Returns a matplotlib Figure. Raises as `curves`.
+    """
+    data = _observations(frame, by, y, None, None)
+    data = data.assign(**{_VALUE: data[_VALUE] * scale})
+    names = list(dict.fromkeys(data[by]))
+    parts = []
+    with style():
+        figure, (ax,) = _panels(1, height=0.9 + 0.46 * len(names))
+        for row, name in enumerate(names):
+            values = data[data[by] == name][_VALUE].dropna()
+            if values.empty:
+                ax.text(0, row, " diverged", va="center", style="italic")
+                parts.append(f"{name}: diverged")
+                continue
+            mean, deviation = values.mean(), values.std() if len(values) > 1 else 0.0
+            colour = COLOURS[row % len(COLOURS)]
+            ax.barh(row, mean, 0.62, fc=colour + "59", ec=colour, lw=1.2, hatch=HATCHES[row % len(HATCHES)])
+            if deviation:
+                ax.errorbar(mean, row, xerr=deviation, color=GREY, lw=1.4, capsize=3, zorder=3)
+            ax.plot(values, [row] * len(values), "o", color=colour, mec=GREY, mew=0.7, ms=5, zorder=4)
+            text = mean_and_deviation(values)
+            reach = max(values.max(), mean + deviation)
+            ax.annotate(text, (reach, row), (8, 0), textcoords="offset points", va="center")
+            parts.append(f"{name}: {text}" + (" (one seed)" if len(values) == 1 else ""))
+            if published and name in published:
+                ax.plot(published[name], row, "D", mfc="#FFFFFF", mec="#000000", ms=8, zorder=5)
+                parts[-1] += f", published {_number(published[name])}"
+        ax.set(yticks=range(len(names)), yticklabels=names, xlabel=ylabel or y)
+        ax.set_xlim(0, ax.get_xlim()[1] * 1.2)
+        ax.invert_yaxis()
+        ax.grid(axis="y", visible=False)
+        ax.tick_params(axis="y", length=0)
+        _say_seeds(figure, data, also="; diamonds: published" if published else "")
+    figure.alt = f"Bar chart of {ylabel or y}{_seeds(data)}. {'; '.join(parts)}."
+    return figure
+
+
+def norm_cubes(
+    names: Sequence[str] = ("batch", "layer2d", "group(groups=1)", "group(groups=2)", "instance", "rms"),
+):
+    """Draw, for each normaliser, which values of a (samples, channels, positions) array share one statistic.
+
+    The coloured values are measured: those on which the output at the front corner depends. Names as in
+    `resnorm.norm`. Returns a matplotlib Figure.
+    """
+    parts = []
+    columns = min(len(names), 3)
+    rows = math.ceil(len(names) / columns)
+    with style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7.6, 3.0 * rows + 0.1))
+        # Every cell of the same size, whatever stands below it.
+        figure.subplots_adjust(0.01, 0.68 / (3.0 * rows), 0.99, 1 - 0.25 / (3.0 * rows), wspace=0.12, hspace=0.42)
+        for index, (ax, name) in enumerate(zip(figure.subplots(rows, columns).flat, names, strict=False)):
+            shared = _shared_statistic(name)
+            title, note = _NORM_TITLES.get(name, (name, ""))
+            over = f"over {_averaged(shared)}"
+            _draw_cube(ax, shared, COLOURS[index % len(COLOURS)], HATCHES[index % len(HATCHES)])
+            ax.set_title(title, loc="center", pad=2)
+            below = "\n".join(filter(None, (name, over, note)))
+            ax.text(0.5, -0.03, below, transform=ax.transAxes, ha="center", va="top", fontsize=9.5, linespacing=1.35)
+            count = f"{int(shared.sum())} of {shared.numel()} values"
+            parts.append(f"{title} ({name}): {count}, {over}" + (f" ({note})" if note else ""))
+    size = " × ".join(f"{length} {what}" for length, what in zip(shared.shape, _AXES, strict=True))
+    figure.alt = (
+        f"Cubes of {size}; in each the values that share one statistic are coloured and hatched. {'; '.join(parts)}."
+    )
+    return figure
+
+
+# --- data
+
+_VALUE = "_value"
+
+
+def _observations(frame, x: str, y: str, hue: str | None, panels: str | None):
+    for column in filter(None, (x, hue, panels)):
+        if column not in frame:
+            raise ValueError(f"the frame has no column {column!r}; allowed: {', '.join(map(str, frame.columns))}")
+    if y in frame:
+        data = frame.assign(**{_VALUE: frame[y]})
+    elif "metric" in frame and y in set(frame["metric"]):
+        data = frame[frame["metric"] == y]
+        data = data.assign(**{_VALUE: data["value"]})
+    else:
+        allowed = [*frame.columns, *(dict.fromkeys(frame["metric"]) if "metric" in frame else [])]
+        raise ValueError(f"the frame has no column and no metric {y!r}; allowed: {', '.join(map(str, allowed))}")
+    if data[_VALUE].isna().all():
+        raise ValueError(f"every value of {y!r} is missing; did all runs diverge?")
+    return data
+
+
+def _select(data, wanted: dict):
+    for column, value in wanted.items():
+        if column is not None:
+            data = data[data[column] == value]
+    return data
+
+
+def _summarised(rows, x: str):
+    """Mean, standard deviation and number of seeds at each x, where there is a value."""
+    grouped = rows.dropna(subset=[_VALUE]).groupby(x, sort=True)[_VALUE]
+    return grouped.agg(["mean", "std", "count"]).reset_index()
+
+
+def _seed_count(data) -> int:
+    return data["seed"].nunique() if "seed" in data else 0
+
+
+def _seeds(data) -> str:
+    count = _seed_count(data)
+    # A prediction has no seeds.
+    return {0: "", 1: ", one seed"}.get(count, f", mean and standard deviation over {count} seeds")
+
+
+def _number(value: float) -> str:
+    if value != value:
+        return "not a number"
+    exact = f"{value:.3g}"
+    return exact if "e" not in exact else f"{value:.2g}" if abs(value) < 1 or abs(value) >= 1e5 else f"{value:.0f}"
+
+
+# --- drawing
+
+
+def _panels(count: int, height: float = 4.0, legend_rows: int = 0):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.6, height + 0.22 * legend_rows), layout="constrained")
+    axes = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    return figure, list(axes)
+
+
+def _draw_line(ax, line, x: str, index: int, predicted: bool) -> None:
+    colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+    # Beside a predicted line, the measured points stand alone; else a line needs few markers.
+    kind = "" if predicted else LINES[index % len(LINES)]
+    every = 1 if predicted or len(line) <= 12 else (index, max(1, len(line) // 8))
+    ax.plot(line[x], line["mean"], linestyle=kind, marker=marker, markevery=every, color=colour, mec="none", zorder=3)
+    if (line["count"] > 1).any():
+        low, high = line["mean"] - line["std"].fillna(0), line["mean"] + line["std"].fillna(0)
+        ax.fill_between(line[x], low, high, color=colour, alpha=0.2, lw=0, zorder=2)
+
+
+def _legend(figure, names: list, predicted: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    if len(names) < 2:
+        return
+    handles = [
+        Line2D(
+            [], [], color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
+            linestyle="-" if predicted else LINES[i % len(LINES)], lw=1.2 if predicted else 2.0,
+        )
+        for i in range(len(names))
+    ]  # fmt: skip
+    figure.legend(handles, [str(name) for name in names], loc="outside upper left", ncols=min(3, len(names)))
+
+
+def _say_seeds(figure, data, also: str = "") -> None:
+    count = _seed_count(data)
+    text = {0: "", 1: "one seed"}.get(count, f"mean ± standard deviation, {count} seeds")
+    figure.supxlabel((text + also).removeprefix("; "), x=0.995, ha="right", fontsize=9)
+
+
+_AXES = ("samples", "channels", "positions")
+_NORM_TITLES = {
+    "batch": ("Batch norm", ""),
+    "layer": ("Layer norm", "of one token"),
+    "layer2d": ("Layer norm", "of one pixel or token"),
+    "group(groups=1)": ("Group norm, one group", "“LayerNorm” in some papers"),
+    "group(groups=2)": ("Group norm, two groups", ""),
+    "instance": ("Instance norm", ""),
+    "rms": ("RMS norm", "of one token; no mean taken"),
+}
+
+
+def _shared_statistic(name: str, samples: int = 4, channels: int = 6, side: int = 2):
+    """True where the output at sample 0, channel 0, last position depends on: (samples, channels, positions)."""
+    import torch
+
+    from resnorm.norms import norm
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(samples, channels, side, side, generator=generator, dtype=torch.float64, requires_grad=True)
+    module = norm(name, channels).double()
+    # These two normalise the last axis: an image is given to them as a row of tokens.
+    tokens = name.startswith(("layer(", "rms")) or name == "layer"
+    y = module(x.movedim(1, -1)).movedim(-1, 1) if tokens else module(x)
+    (gradient,) = torch.autograd.grad(y[0, 0, -1, -1], x)
+    return (gradient != 0).flatten(2)
+
+
+def _averaged(shared) -> str:
+    """In words, the axes over which the statistic is taken."""
+    words = []
+    for axis, what in enumerate(_AXES):
+        others = [other for other in range(3) if other != axis]
+        extent = int(shared.any(dim=others[1]).any(dim=others[0]).sum())
+        if extent == shared.shape[axis]:
+            words.append(what)
+        elif extent > 1:
+            words.append(f"{extent} of {shared.shape[axis]} {what}")
+    return " and ".join(words) if len(words) < 3 else f"{words[0]}, {words[1]} and {words[2]}"
+
+
+def _draw_cube(ax, shared, colour: str, hatch: str) -> None:
+    from matplotlib.collections import PolyCollection
+
+    samples, channels, positions = shared.shape
+    faces: dict[float | None, list] = {}
+
+    def at(sample: float, channel: float, position: float) -> tuple[float, float]:
+        return 0.866 * (channel - sample), 0.5 * (channel + sample) + position
+
+    def face(corners, on: bool, shade: float) -> None:
+        faces.setdefault(shade if on else None, []).append([at(*corner) for corner in corners])
+
+    for c in range(channels):
+        for p in range(positions):
+            face([(0, c, p), (0, c + 1, p), (0, c + 1, p + 1), (0, c, p + 1)], bool(shared[0, c, p]), 0.0)
+    for n in range(samples):
+        for p in range(positions):
+            face([(n, 0, p), (n + 1, 0, p), (n + 1, 0, p + 1), (n, 0, p + 1)], bool(shared[n, 0, p]), -0.18)
+    for n in range(samples):
+        for c in range(channels):
+            top = [(n, c), (n + 1, c), (n + 1, c + 1), (n, c + 1)]
+            face([(a, b, positions) for a, b in top], bool(shared[n, c, positions - 1]), 0.3)
+    for shade, polygons in faces.items():
+        if shade is None:
+            ax.add_collection(PolyCollection(polygons, fc=GREY + "1E", ec=GREY, lw=0.7, zorder=1))
+        else:
+            fill = _shaded(colour, shade)
+            ax.add_collection(PolyCollection(polygons, fc=fill, ec="#FFFFFFB0", hatch=hatch, lw=0, zorder=2))
+            ax.add_collection(PolyCollection(polygons, fc="none", ec=GREY, lw=0.9, zorder=3))
+    for place, right, up, rotation, what in (
+        (at(samples / 2, 0, 0), -0.5, -0.35, -30, "samples"),
+        (at(0, channels / 2, 0), 0.5, -0.35, 30, "channels"),
+        (at(samples, 0, positions / 2), -0.45, 0, 90, "positions"),
+    ):
+        ax.text(place[0] + right, place[1] + up, what, rotation=rotation, ha="center", va="center", fontsize=9)
+    ax.set(aspect="equal", xlim=(-0.866 * samples - 1, 0.866 * channels + 0.6))
+    ax.set_ylim(-0.9, 0.5 * (samples + channels) + positions + 0.2)
+    ax.axis("off")
+
+
+def _shaded(colour: str, amount: float) -> tuple[float, float, float]:
+    """The colour mixed with white (amount > 0) or black (amount < 0)."""
+    from matplotlib.colors import to_rgb
+
+    goal = 1.0 if amount > 0 else 0.0
+    red, green, blue = (part + (goal - part) * abs(amount) for part in to_rgb(colour))
+    return red, green, blue

@@ -1,0 +1,331 @@
+"""The book's build: what is executed again, what fails and how it says so, what a page may contain."""
+
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from book import chapters, pages, render
+from book.chapters import BuildError, Project
+
+ROOT = Path(__file__).parent.parent
+REAL = Project(ROOT, ROOT / "_build")
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CLAIM = {"id": "one-is-one", "statement": "One is one.", "source": "he2016deep", "chapter": "good", "expected": "holds"}
+VERDICT = """
+import os, pathlib
+verdict = '{"id": "one-is-one", "verdict": "holds", "measured": 1.0}'
+pathlib.Path(os.environ["RESNORM_CLAIMS"], "one-is-one.json").write_text(verdict)
+"""
+
+
+def notebook(*cells: str) -> nbformat.NotebookNode:
+    """A notebook with a title, a parameters cell and further code cells."""
+    code = [
+        nbformat.v4.new_code_cell('preset = "smoke"', metadata={"tags": ["parameters"]}),
+        *map(nbformat.v4.new_code_cell, cells),
+    ]
+    title = nbformat.v4.new_markdown_cell(
+        "# Title\n\n[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+        "(https://colab.research.google.com/github/a/b/blob/main/notebooks/x.ipynb)\n\n"
+        "See [He et al.](https://arxiv.org/abs/1512.03385) "
+        "and [the gallery](../book/gallery.md)."
+    )
+    return nbformat.v4.new_notebook(cells=[title, *code])
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with two chapters, one claim and a package of one file."""
+    monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
+    for folder in ("notebooks", "book", "resnorm", "results/records"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("pyproject.toml", "requirements.txt", "_config.yml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copy(ROOT / "book/references.bib", tmp_path / "book")
+    (tmp_path / "_toc.yml").write_text("root: index\nchapters:\n  - file: notebooks/good\n  - file: notebooks/other\n")
+    (tmp_path / "book/claims.yml").write_text(yaml.safe_dump([CLAIM]))
+    (tmp_path / "resnorm/__init__.py").write_text("")
+    nbformat.write(notebook(VERDICT), tmp_path / "notebooks/good.ipynb")
+    nbformat.write(notebook("1 + 1"), tmp_path / "notebooks/other.ipynb")
+    return Project(tmp_path, tmp_path / "_build")
+
+
+# -------------------------------------------------------------------------------- what is executed again
+
+
+def edit_cell(project):
+    nbformat.write(notebook(VERDICT, "2"), project.root / "notebooks/good.ipynb")
+
+
+CHANGES = {
+    "cell": edit_cell,
+    "package": lambda project: (project.root / "resnorm/new.py").write_text("x = 1\n"),
+    "versions": lambda project: (project.root / "requirements.txt").write_text("torch==1.0\n"),
+    "record": lambda project: (project.root / "results/records/a.json").write_text("{}"),
+    "claim": lambda project: (project.root / "book/claims.yml").write_text(
+        yaml.safe_dump([CLAIM | {"expected": "does not hold"}])
+    ),
+}
+NO_CHANGES = {
+    "prose": lambda project: (project.root / "book/index.md").write_text("# Title\n"),
+    "other chapter": lambda project: nbformat.write(notebook("3"), project.root / "notebooks/other.ipynb"),
+    "claim of another chapter": lambda project: (project.root / "book/claims.yml").write_text(
+        yaml.safe_dump([CLAIM, CLAIM | {"id": "two", "chapter": "other"}])
+    ),
+}
+
+
+@pytest.mark.parametrize("change", [*CHANGES, *NO_CHANGES])
+def test_execution_key(project, change):
+    before = chapters.execution_key(project, "good", "smoke")
+    (CHANGES | NO_CHANGES)[change](project)
+    assert (chapters.execution_key(project, "good", "smoke") != before) == (change in CHANGES)
+
+
+def test_preset_is_passed_where_it_differs(project):
+    with_preset = notebook()
+    assert chapters.parameters(with_preset, "smoke") == {} and chapters.parameters(with_preset, "cpu") == {
+        "preset": "cpu"
+    }
+    assert chapters.execution_key(project, "good", "smoke") != chapters.execution_key(project, "good", "cpu")
+    with_preset.cells[1].source = "seeds = [0]"
+    assert chapters.parameters(with_preset, "cpu") == {}
+
+
+def test_execute_once(project, capsys):
+    folders = chapters.execute_all(project, project.chapters, "smoke", fresh=False, processes=2, strict=True)
+    assert nbformat.read(folders["other"] / "notebook.ipynb", 4).cells[2].outputs[0].data["text/plain"] == "2"
+    assert chapters.verdicts(folders)["one-is-one"]["measured"] == 1.0
+    assert "good: executed" in capsys.readouterr().out
+    assert chapters.execute_all(project, project.chapters, "smoke", fresh=False, processes=2, strict=True) == folders
+    out = capsys.readouterr().out
+    assert "good: unchanged" in out and "other: unchanged" in out and "executed" not in out
+
+
+# -------------------------------------------------------------------------------- what fails
+
+
+def test_failures_name_notebook_cell_and_error(project):
+    nbformat.write(notebook("pass"), project.root / "notebooks/good.ipynb")
+    nbformat.write(notebook("a = 1", "a / 0  # the culprit"), project.root / "notebooks/other.ipynb")
+    with pytest.raises(BuildError) as error:
+        chapters.execute_all(project, project.chapters, "smoke", fresh=False, processes=2, strict=True)
+    message = str(error.value)
+    assert "notebooks/other.ipynb, cell 4" in message and "a / 0  # the culprit" in message
+    assert "ZeroDivisionError: division by zero" in message and "\x1b" not in message
+    assert "notebooks/good.ipynb gives no verdict on one-is-one" in message
+    assert chapters.last_execution(project, "other") is None, "a failure must not be taken for an execution"
+
+
+def test_missing_chapter_and_missing_parameters(project):
+    (project.root / "notebooks/other.ipynb").unlink()
+    with pytest.raises(BuildError, match="notebooks/other.ipynb does not exist, but _toc.yml lists it"):
+        chapters.execute_all(project, ["other"], "smoke", False, 1, True)
+    bare = notebook()
+    del bare.cells[1]
+    nbformat.write(bare, project.root / "notebooks/good.ipynb")
+    with pytest.raises(BuildError, match="notebooks/good.ipynb has no cell tagged 'parameters'"):
+        chapters.execute_all(project, ["good"], "smoke", False, 1, True)
+
+
+def test_claim_of_a_chapter_that_is_not_there(project):
+    (project.root / "book/claims.yml").write_text(yaml.safe_dump([CLAIM | {"chapter": "nowhere"}]))
+    with pytest.raises(BuildError, match="one-is-one is to be measured in 'nowhere'"):
+        chapters.check_ledger(project)
+
+
+def figure(alt=None, key="image/png"):
+    metadata = {} if alt is None else {key: {"alt": alt}} if key else {"alt": alt}
+    return nbformat.v4.new_output("display_data", {"image/png": "aGk="}, metadata=metadata)
+
+
+def executed(*outputs):
+    made = notebook("draw()")
+    made.cells[2].outputs = list(outputs)
+    return made
+
+
+def test_figures_need_alt_text():
+    with pytest.raises(BuildError, match="(?s)cell 3:.*draw.*without alt text"):
+        chapters.check_outputs(executed(figure()), "good", strict=True)
+    with pytest.raises(BuildError, match="shows 2 figures"):
+        chapters.check_outputs(executed(figure("a"), figure("b")), "good", strict=True)
+    for key in ("image/png", None):
+        assert chapters.check_outputs(executed(figure("A line.", key)), "good", strict=True) == []
+
+
+def test_stderr_fails_in_ci_and_is_noted_elsewhere():
+    noisy = executed(nbformat.v4.new_output("stream", name="stderr", text="UserWarning: old driver"))
+    with pytest.raises(BuildError, match="wrote to stderr: UserWarning: old driver"):
+        chapters.check_outputs(noisy, "good", strict=True)
+    assert "old driver" in chapters.check_outputs(noisy, "good", strict=False)[0]
+
+
+# -------------------------------------------------------------------------------- the pages
+
+
+def test_notebook_on_the_page():
+    chapter = executed(figure("A line that rises."))
+    chapter.cells.append(nbformat.v4.new_code_cell("# @title Solution\n1 + 1"))
+    page = render.for_the_page(chapter, render.bibliography_links(REAL))
+    assert page.cells[3].source == "1 + 1" and page.cells[3].metadata["mystnb"]["code_prompt_show"] == "Solution"
+    text = page.cells[0].source
+    assert "Colab" not in text and "[the gallery](../gallery.md)" in text
+    assert '<a href="../bibliography.html#he2016deep">He et al.</a>' in text
+    assert page.cells[2].metadata["mystnb"]["image"]["alt"] == "A line that rises."
+
+
+GOOD_PAGE = """<html><body id="top"><a href="b.html#there">b</a><a href="https://example.org">out</a>
+<img src="x.png" alt="A line."></body></html>"""
+BAD_PAGES = {
+    "loads https://cdn.example.org/x.js": '<script src="https://cdn.example.org/x.js"></script>',
+    "loads //fonts.example.org/f.css": '<link rel="stylesheet" href="//fonts.example.org/f.css">',
+    "links to c.html, which does not exist": '<a href="c.html">c</a>',
+    "links to b.html#nowhere, and that page has no such place": '<a href="b.html#nowhere">b</a>',
+    "without alt text": '<img src="x.png">',
+    "shows x.png without alt text": f'<img src="x.png" alt="_images/{"0a" * 20}.png">',
+}
+
+
+@pytest.mark.parametrize("problem", BAD_PAGES)
+def test_check_site(tmp_path, problem):
+    (tmp_path / "x.png").write_bytes(b"")
+    (tmp_path / "b.html").write_text('<html><h2 id="there">There</h2></html>')
+    (tmp_path / "a.html").write_text(GOOD_PAGE)
+    assert render.check_site(tmp_path) == []
+    (tmp_path / "a.html").write_text(GOOD_PAGE.replace("</body>", BAD_PAGES[problem] + "</body>"))
+    assert len(found := render.check_site(tmp_path)) == 1 and problem in found[0]
+
+
+def test_remote_font_in_a_stylesheet(tmp_path):
+    (tmp_path / "a.css").write_text("@font-face { src: url('https://fonts.example.org/f.woff2') }")
+    assert "loads" in render.check_site(tmp_path)[0]
+
+
+def test_a_warning_fails_and_a_page_reads_offline(project):
+    """Jupyter Book itself, on one page: the warning is shown and fatal, MathJax comes from the page's own folder."""
+    source = project.build / "source"
+    (source / "_static").mkdir(parents=True)
+    shutil.copy(ROOT / "book/references.bib", source)
+    config = {key: value for key, value in REAL.config.items() if key not in ("logo", "html", "launch_buttons")}
+    (source / "_config.yml").write_text(yaml.safe_dump(config))
+    (source / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    (source / "index.md").write_text("# Title\n\n$x + F(x)$ and [nowhere](missing.md)\n")
+    with pytest.raises(BuildError, match=r"index.md.*WARNING.*missing.md"):
+        render.render(project, source)
+    (source / "index.md").write_text("# Title\n\n$x + F(x)$\n")
+    html = render.render(project, source)
+    assert (
+        'src="_static/mathjax/tex-svg-full.js' in (html / "index.html").read_text()
+        and (html / "_static/mathjax/tex-svg-full.js").exists()
+    )
+
+
+def test_gallery_shows_every_variant():
+    from resnorm import VARIANTS
+
+    text = pages.gallery()
+    for variant in VARIANTS.values():
+        assert (
+            f"### {variant.title}\n" in text
+            and f"{{cite:t}}`{variant.cite}`" in text
+            and f"`{variant.spell()}`" in text
+        )
+    assert text.count("<svg") == len(VARIANTS)
+
+
+def test_ledger_shows_every_claim(project):
+    (project.root / "book/claims.yml").write_text(yaml.safe_dump([
+        CLAIM, CLAIM | {"id": "two", "expected": "does not hold"},
+        CLAIM | {"id": "three", "expected": "not yet measured", "reason": "No GPU."},
+    ]))  # fmt: skip
+    verdicts = {"one-is-one": {"verdict": "holds only when x is 1", "measured": {"left": 1.0, "right": 0.33333}},
+                "two": {"verdict": "does not hold", "measured": 2, "published": "1"}}  # fmt: skip
+    text = pages.ledger(project, verdicts, ["he2016deep"])
+    assert "3 claims: ◐ 1 holds on a condition, ✗ 1 does not hold, … 1 not yet measured." in text
+    assert "left: 1; right: 0.3333" in text and "No GPU." in text and "{cite:t}`he2016deep`" in text
+
+
+def test_api_documents_what_is_public():
+    from resnorm import PUBLIC
+
+    for module, names in PUBLIC.items():
+        text = pages.api(module, ["he2016deep"])
+        for name in names:
+            if name != "VARIANTS":
+                assert re.search(rf"^:+{{py:\w+}} {name}\(", text, re.MULTILINE), (
+                    f"resnorm.{module}.{name} has no docstring"
+                )
+
+
+# -------------------------------------------------------------------------------- sources
+
+
+def test_repository_name_stands_in_one_place(monkeypatch):
+    monkeypatch.setenv("GITHUB_REPOSITORY", "someone/fork")
+    assert REAL.repository == "someone/fork"
+    monkeypatch.delenv("GITHUB_REPOSITORY")
+    stored = REAL.repository
+    assert chapters.stored_repository(ROOT) == stored
+    texts = [
+        path
+        for pattern in ("*.md", "*.yml", "*.cff", "Makefile", "book/**/*", "resnorm/**/*.py", ".github/**/*.yml")
+        for path in ROOT.glob(pattern)
+    ]
+    for path in texts:
+        if path.suffix in (".md", ".yml", ".cff", ".py", ".bib", ""):
+            assert path.is_dir() or stored not in path.read_text(encoding="utf-8"), f"{path} repeats {stored}"
+
+
+def test_normalise_strips_and_writes_the_name(project):
+    dirty = executed(figure("a"))
+    dirty.cells.insert(
+        1, nbformat.v4.new_code_cell('%pip install "resnorm @ git+https://github.com/old/name"', execution_count=3)
+    )
+    nbformat.write(dirty, project.root / "notebooks/good.ipynb")
+    assert "good.ipynb" in chapters.normalise(project)
+    clean = nbformat.read(project.root / "notebooks/good.ipynb", 4)
+    assert f"github/{project.repository}/blob/main/notebooks/good.ipynb" in clean.cells[0].source
+    assert clean.cells[1].source == f'%pip install "resnorm @ git+https://github.com/{project.repository}"'
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in clean.cells)
+    assert chapters.normalise(project) == []
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_stored_notebook(path):
+    """Stripped, badge and install cell of this repository, parameters, one title, only sources of the bibliography."""
+    stored = nbformat.read(path, 4)
+    as_stored = chapters.normalised(
+        stored, path.stem, chapters.stored_repository(ROOT), REAL.config["repository"]["branch"]
+    )
+    current = path.read_text(encoding="utf-8") == nbformat.writes(as_stored) + "\n"
+    assert current, f"run `make notebooks`: {path.name} is not in its stored form"
+    assert chapters.COLAB.search(stored.cells[0].source), "the first cell has no Colab badge"
+    code = [cell for cell in stored.cells if cell.cell_type == "code"]
+    assert '"google.colab" in sys.modules' in code[0].source and chapters.INSTALL.search(code[0].source)
+    assert code[1].metadata.get("tags") == ["parameters"]
+    for line in code[1].source.splitlines():
+        assert re.match(r"\w+ = .+  # [\w\[\]| ]+: .+", line), f"a parameter needs its type and its meaning: {line}"
+    prose = "\n\n".join(cell.source for cell in stored.cells if cell.cell_type == "markdown")
+    assert len(re.findall(r"^# ", prose, re.MULTILINE)) == 1
+    assert not re.search(r"^:::|^```\{|\{(cite|ref|doc|eq)(:\w+)?\}`", prose, re.MULTILINE), "MyST is raw text in Colab"
+    sources = set(re.findall(r"\]\((https://(?:arxiv\.org|aclanthology\.org)[^)]*)\)", prose))
+    assert sources <= set(render.bibliography_links(REAL)), "add these to book/references.bib"
+
+
+def test_every_chapter_is_listed():
+    assert {path.stem for path in NOTEBOOKS} == set(REAL.chapters)
+
+
+def test_citation_keys_exist():
+    from resnorm import VARIANTS
+
+    keys = set(pages.bibliography_keys(REAL))
+    cited = {variant.cite for variant in VARIANTS.values()}
+    for path in (ROOT / "resnorm").rglob("*.py"):
+        cited |= set(re.findall(r"\b[a-z]+(?:19|20)\d\d[a-z]\w+\b", path.read_text(encoding="utf-8")))
+    assert cited <= keys, "add these to book/references.bib"

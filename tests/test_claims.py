@@ -1,0 +1,126 @@
+import json
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from resnorm import claims
+from resnorm.claims import ClaimFailed, claim
+
+ROOT = Path(__file__).resolve().parent.parent
+ENTRIES = """
+- {id: it-holds, statement: A < B & so on, source: ba2016layer, chapter: one, expected: holds}
+- {id: it-depends, statement: Sometimes., source: folklore, chapter: one, expected: holds only when the net is deep}
+- {id: it-does-not, statement: Never., source: folklore, chapter: two, expected: does not hold}
+- {id: not-yet, statement: Who knows., source: folklore, chapter: two, expected: not yet measured, reason: no GPU}
+"""
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    """A book of its own, with a folder for verdicts."""
+
+    def write(text):
+        (tmp_path / "claims.yml").write_text(text)
+
+    write(ENTRIES)
+    whole = claims._book_file
+    monkeypatch.setattr(claims, "_book_file", lambda name: tmp_path / name if name == "claims.yml" else whole(name))
+    monkeypatch.setenv("RESNORM_CLAIMS", str(tmp_path / "verdicts"))
+    return write
+
+
+def verdicts(tmp_path):
+    return {path.stem: json.loads(path.read_text()) for path in (tmp_path / "verdicts").glob("*")}
+
+
+@pytest.mark.parametrize(
+    ("id", "holds", "verdict"),
+    [
+        ("it-holds", True, "holds"),
+        ("it-depends", numpy.bool_(True), "holds only when the net is deep"),
+        ("it-does-not", False, "does not hold"),
+    ],
+)
+def test_an_expected_outcome_gives_a_card_and_a_verdict(book, tmp_path, id, holds, verdict):
+    card = claim(id, {"ratio": numpy.float32(0.5), "seeds": 3}, holds, published="0.4", note="only on digits")
+    assert card.verdict == verdict and card.measured == {"ratio": 0.5, "seeds": 3}
+    (written,) = verdicts(tmp_path).values()
+    assert written["id"] == id and written["verdict"] == verdict and written["measured"] == {"ratio": 0.5, "seeds": 3}
+
+
+@pytest.mark.parametrize(("id", "holds"), [("it-holds", False), ("it-depends", False), ("it-does-not", True)])
+def test_another_outcome_than_the_expected_one_fails_and_leaves_no_verdict(book, tmp_path, id, holds):
+    with pytest.raises(ClaimFailed, match=f"'{id}' is expected to be .* measured 0.123"):
+        claim(id, 0.12345, holds)
+    assert verdicts(tmp_path) == {}
+
+
+def test_a_claim_that_is_measured_cannot_stay_not_yet_measured(book):
+    with pytest.raises(ClaimFailed, match="'not-yet' is now measured"):
+        claim("not-yet", 1, True)
+
+
+def test_bad_calls_say_what_is_allowed(book):
+    with pytest.raises(ValueError, match="no claim 'nope' in book/claims.yml.*it-holds"):
+        claim("nope", 1, True)
+    for bad in (1, "yes", None, torch.tensor([True, False]), numpy.array([True, True])):
+        with pytest.raises(TypeError, match="give one True or False"):
+            claim("it-holds", 1, bad)
+
+
+def test_without_a_folder_nothing_is_written(book, tmp_path, monkeypatch):
+    monkeypatch.delenv("RESNORM_CLAIMS")
+    claim("it-holds", 1, True)
+    assert verdicts(tmp_path) == {}
+
+
+def test_a_card_reads_in_text_and_in_html(book):
+    card = claim("it-holds", {"ratio": 0.123456, "who": "<us>"}, True, published="0.1 [P]", note="small")
+    assert str(card) == (
+        "✓ holds: A < B & so on\n    Claimed by: Ba et al. (2016)\n    Measured here: ratio: 0.1235; who: <us>\n"
+        "    Published: 0.1 [P]\n    Note: small"
+    )
+    page = card._repr_html_()
+    assert "A &lt; B &amp; so on" in page and "&lt;us&gt;" in page and "<us>" not in page
+    assert "✓ Claim: holds" in page  # the verdict is never a colour alone
+    assert "Published" not in claim("it-holds", 1, True)._repr_html_()
+    with pytest.raises(FrozenInstanceError):
+        card.verdict = "does not hold"
+
+
+def test_a_torch_number_is_measured_as_a_number(book):
+    assert claim("it-holds", torch.tensor(2.5), True).measured == 2.5
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("{id: a, statement: S, source: s, chapter: c}", "'a' has missing or unknown fields: expected"),
+        ("{id: a, statement: S, source: s, chapter: c, expected: holds, colour: red}", "unknown fields: colour"),
+        ("{id: a, statement: S, source: s, chapter: c, expected: not yet measured}", "fields: reason"),
+        ("{id: a, statement: S, source: s, chapter: c, expected: true}", "'a' expects 'True'; allowed: holds"),
+        ("{id: a, statement: S, source: s, chapter: c, expected: holds only when}", "expects 'holds only when'"),
+        ("{id: A b, statement: S, source: s, chapter: c, expected: holds}", "'A b' is used twice or is not lower-case"),
+        ("{id: it-holds, statement: S, source: s, chapter: c, expected: holds}", "'it-holds' is used twice"),
+    ],
+)
+def test_wrong_entries_are_named(book, entry, words):
+    book(ENTRIES + "- " + entry)
+    with pytest.raises(ValueError, match=words):
+        claims.read_claims()
+
+
+def test_the_books_own_claims_are_in_order():
+    for entry in claims.read_claims():
+        assert entry["statement"].endswith(".")
+        assert (ROOT / "notebooks" / f"{entry['chapter']}.ipynb").exists() or entry["expected"] == "not yet measured"
+
+
+def test_citations_read_as_names_and_years():
+    assert claims.cite("ba2016layer") == "Ba et al. (2016)"
+    assert claims.cite("ioffe2015batch") == "Ioffe and Szegedy (2015)"
+    assert claims.cite("a blog post") == "a blog post"
+    assert len(claims._citations()) == (ROOT / "book" / "references.bib").read_text().count("\n@")

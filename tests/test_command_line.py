@@ -1,0 +1,148 @@
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resnorm import __main__ as command_line
+from resnorm import lab
+from resnorm.catalog import VARIANTS
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = "--task digits --model mlp_stack --set model.depth=2 --set recipe.epochs=1 --set recipe.lr=0.02".split()
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Call the command line in this process; return exit code, stdout and stderr."""
+    monkeypatch.setenv("RESNORM_LIVE", str(tmp_path / "live"))
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["resnorm", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            command_line.main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return call
+
+
+def in_a_process(*words):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment, cwd=ROOT)
+
+
+@pytest.mark.parametrize("command_name", ["", "run", "sweep", "missing", "fill", "show", "variants"])
+def test_help_says_what_a_command_does(command, command_name):
+    code, out, _ = command(*filter(None, [command_name]), "--help")
+    assert code == 0 and "Usage: python -m resnorm" in out
+    if command_name:
+        assert "python -m resnorm " + command_name in out
+    else:
+        assert all(word in out for word in ("run", "sweep", "missing", "fill", "show", "variants"))
+
+
+def test_help_does_not_import_torch():
+    code = "import sys, resnorm.__main__; assert not {'torch', 'pandas', 'matplotlib'} & set(sys.modules)"
+    done = in_a_process("-c", code)
+    assert done.returncode == 0, done.stderr
+    done = in_a_process("-X", "importtime", "-m", "resnorm", "run", "--help")
+    assert "preact_resnet20" in done.stdout
+    assert " torch\n" not in done.stderr
+
+
+def test_run_shows_and_stores_its_record(command, tmp_path):
+    code, out, err = command("run", *SMALL, "--seed", 3, "--json")
+    (record,) = json.loads(out)
+    assert code == 0 and err == ""
+    assert record["seed"] == 3 and record["status"] == "finished"
+    assert record["model"] == {"name": "mlp_stack", "depth": 2} and record["recipe"] == {"epochs": 1, "lr": 0.02}
+    assert (tmp_path / "live" / f"{record['name']}.json").exists()
+    code, out, _ = command("run", *SMALL, "--seed", 3)
+    assert f"{record['metrics']['test_accuracy']:.4f}" in out and "one seed" in out
+
+
+def test_sweep_varies_settings_and_seeds(command, tmp_path):
+    store = tmp_path / "chosen"
+    code, out, _ = command(
+        "sweep", *SMALL, "--grid", "model.variant=pre,post", "--seeds", "0,1", "--store", store, "--json"
+    )
+    found = [(item["model"]["variant"], item["seed"]) for item in json.loads(out)]
+    assert code == 0 and sorted(found) == [("post", 0), ("post", 1), ("pre", 0), ("pre", 1)]
+    code, out, _ = command("show", "--store", store, "--metric", "test_accuracy")
+    assert code == 0 and out.count("2 seeds") == 2 and "±" in out
+    assert len(json.loads(command("show", "--store", store, "--json")[1])) == 4
+
+
+def test_missing_and_fill_follow_the_notebooks(command, tmp_path, monkeypatch):
+    source = 'records = lab.run_all(lab.plan("tiny", preset))\nlab.recorded(plan(\n    \'tiny\', "cpu"))'
+    markdown = {"cell_type": "markdown", "source": ['`plan("degradation")` is only text']}
+    notebook = {"cells": [markdown, {"cell_type": "code", "source": source.splitlines(keepends=True)}]}
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "chapter.ipynb").write_text(json.dumps(notebook))
+
+    def tiny(preset, seeds=(1, 0)):
+        base = lab.Experiment(dict(name="digits"), dict(name="mlp_stack", depth=1), dict(epochs=1, lr=0.02))
+        return lab.sweep(base, {"model.variant": ["pre", "post"], "seed": list(seeds)})
+
+    monkeypatch.setitem(lab.PLANS, "tiny", tiny)
+    where = ["--notebooks", tmp_path / "notebooks", "--store", tmp_path / "records"]
+    lacking = json.loads(command("missing", *where, "--json")[1])
+    assert [item["plan"] for item in lacking] == ["tiny"] * 4
+    code, out, _ = command("fill", *where)
+    assert code == 0 and out == "4 of 4 missing experiments were run; 0 are left.\n"
+    code, out, err = command("missing", *where)
+    assert (code, out) == (0, "") and "0 experiments are missing" in err
+    seeds = [record.experiment.seed for record in lab.Store(tmp_path / "records").records()]
+    assert sorted(seeds) == [0, 0, 1, 1]
+
+
+def test_fill_takes_seed_by_seed(command, tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(lab, "run_all", lambda experiments, *_: taken.extend(experiments) or [])
+    command("fill", "recursive_skip", "--preset", "smoke", "--store", tmp_path)
+    assert [item.seed for item in taken] == [0] * 6 + [1] * 6 + [2] * 6
+
+
+def test_a_failed_run_is_one_line_and_exit_code_1(command, tmp_path):
+    bad = ["--grid", "model.depth=0,1", "--store", tmp_path]
+    code, _, err = command("sweep", *SMALL, *bad)
+    assert code == 1
+    assert err.startswith("error: ") and err.count("\n") == 1 and '"depth":0' in err
+    assert len(lab.Store(tmp_path).records()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("run", "give either a plan (degradation"),
+        ("run nope", "there is no plan 'nope'; allowed: degradation"),
+        ("run preact_resnet20 --preset huge", "preset is 'huge'; allowed: smoke, cpu, colab, paper"),
+        ("run recursive_skip", "has 18 experiments: use `sweep`"),
+        ("run --task digits", "give both"),
+        ("run --task digits --model mlp_stack --set depth=3", "write task.KEY, model.KEY or recipe.KEY"),
+        ("run --task digits --model mlp_stack --set model.depth", "'model.depth' is no setting"),
+        ("run --task digits --model mlp_stack --set model.depht=3", "has no 'depht'; allowed:"),
+        ("run preact_resnet20 --set recipe.optimizer=lion", "lion"),
+        ("run preact_resnet20 --data /nowhere/at/all", "there is no such folder"),
+        ("sweep recursive_skip --seeds 0,x", "seeds has 'x'; allowed: integers of 0 or more"),
+        ("missing --preset huge", "preset is 'huge'"),
+        ("missing --notebooks nowhere", "there is no folder nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(command, words, expected):
+    code, out, err = command(*words.split())
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and err.count("\n") == 1 and expected in err
+
+
+def test_variants_lists_the_whole_catalog(command):
+    rows = json.loads(command("variants", "--json")[1])
+    assert [row["name"] for row in rows] == list(VARIANTS)
+    assert next(row["equation"] for row in rows if row["name"] == "post") == "n(x + F(x))"
+    out = command("variants")[1]
+    assert len(out.splitlines()) == len(VARIANTS)

@@ -1,0 +1,172 @@
+import re
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy
+import pandas
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from resnorm import plots
+
+matplotlib.use("agg")
+
+
+def runs(labels=("Plain", "Residual"), seeds=(0, 1, 2), steps=40, **columns):
+    return pandas.DataFrame(
+        [
+            dict(label=label, seed=seed, step=step, metric="loss", value=index + seed / 10 + 1 / (1 + step), **columns)
+            for index, label in enumerate(labels)
+            for seed in seeds
+            for step in range(steps)
+        ]
+    )
+
+
+def luminance(colour):
+    parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(colour)]
+    return numpy.dot([0.2126, 0.7152, 0.0722], parts)
+
+
+def contrast(one, other):
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("page", ["#FFFFFF", "#121212"])
+def test_text_and_lines_stand_out_from_both_pages(page):
+    assert contrast(plots.GREY, page) > 4
+    # Orange and sky blue are light by design of the palette; marker and line style carry them too.
+    assert all(contrast(colour, page) > (2.1 if index > 3 else 2.9) for index, colour in enumerate(plots.COLOURS))
+
+
+def test_nothing_is_told_apart_by_colour_alone():
+    axes = plots.curves(runs(["a", "b", "c", "d", "e", "f", "g"])).axes[0]
+    looks = {(line.get_marker(), str(line.get_linestyle()), line._unscaled_dash_pattern) for line in axes.lines}
+    assert len({marker for marker, *_ in looks}) == 7 == len({dashes for *_, dashes in looks})
+    assert len(set(plots.HATCHES)) == 7
+
+
+def test_the_style_is_left_behind():
+    before = dict(matplotlib.rcParams)
+    plots.curves(runs())
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_curves_draw_the_mean_and_the_spread_over_seeds():
+    axes = plots.curves(runs()).axes[0]
+    line = axes.lines[1]
+    assert line.get_ydata()[0] == pytest.approx(1 + 0.1 + 1)
+    band = axes.collections[1].get_paths()[0].get_extents()
+    assert band.y1 == pytest.approx(2.1 + 0.1) and len(axes.collections) == 2
+
+
+def test_the_alt_text_has_the_numbers_of_the_data():
+    assert plots.describe(plots.curves(runs(), ylabel="training loss")) == (
+        "Line chart of training loss by step, mean and standard deviation over 3 seeds. "
+        "Plain: 1.1 at step 0, 0.125 at 39; Residual: 2.1 at step 0, 1.12 at 39."
+    )
+
+
+def test_one_seed_is_called_one_seed_and_has_no_band():
+    figure = plots.curves(runs(seeds=[4]))
+    assert not figure.axes[0].collections
+    assert "one seed" in figure.alt and figure._supxlabel.get_text() == "one seed"
+
+
+def test_panels_are_ordered_and_share_their_axis():
+    frame = pandas.concat([runs(depth=20), runs(depth=8)])
+    figure = plots.curves(frame, panels="depth")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["depth 8", "depth 20"]
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
+    assert "depth 8, Plain: 1.1 at step 0" in figure.alt
+
+
+def test_a_diverged_value_is_left_out_of_mean_and_alt_text():
+    frame = runs(steps=3)
+    frame.loc[(frame.label == "Plain") & (frame.step == 2), "value"] = numpy.nan
+    figure = plots.curves(frame)
+    assert len(figure.axes[0].lines[0].get_xdata()) == 2
+    assert "Plain: 1.1 at step 0, 0.6 at 1" in figure.alt
+
+
+def test_by_depth_sets_measured_points_beside_the_law():
+    law = pandas.DataFrame([dict(label="Residual", block=block, forward_rms=2 ** (block / 2)) for block in range(9)])
+    measured = pandas.concat([law.assign(seed=seed, forward_rms=law.forward_rms * (1 + seed / 100)) for seed in (0, 1)])
+    figure = plots.by_depth(measured, law=law)
+    points, line = figure.axes[0].lines
+    assert points.get_linestyle() == "None" and line.get_marker() == "None"
+    assert list(line.get_ydata()) == pytest.approx(list(law.forward_rms))
+    assert figure.axes[0].get_yscale() == "log"
+    assert "Points, with predicted lines," in figure.alt and "16.1 at 8" in figure.alt
+
+
+def test_bars_start_at_zero_show_every_seed_and_say_who_diverged():
+    frame = pandas.DataFrame(
+        dict(label=["a"] * 3 + ["b"] + ["c"], seed=[0, 1, 2, 0, 0], error=[0.08, 0.09, 0.10, 0.2, numpy.nan])
+    )
+    figure = plots.bars(frame, "error", scale=100, published={"a": 6.37})
+    axes = figure.axes[0]
+    assert axes.get_xlim()[0] == 0
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([9, 20])
+    assert sum(len(line.get_xdata()) for line in axes.lines if line.get_marker() == "o") == 4
+    assert "a: 9.0 ± 1.0, published 6.37; b: 20 (one seed); c: diverged" in figure.alt
+
+
+def test_wrong_columns_are_named_with_those_there_are():
+    with pytest.raises(ValueError, match="no column 'epoch'; allowed: label, seed, step, metric, value"):
+        plots.curves(runs(), x="epoch")
+    with pytest.raises(ValueError, match="no metric 'bleu'; allowed: .*loss"):
+        plots.curves(runs(), y="bleu")
+    with pytest.raises(ValueError, match="did all runs diverge"):
+        plots.curves(runs().assign(value=numpy.nan))
+
+
+@pytest.mark.parametrize(
+    ("name", "over", "count"),
+    [
+        ("batch", "samples and positions", 16),
+        ("layer", "channels", 6),
+        ("layer2d", "channels", 6),
+        ("group(groups=1)", "channels and positions", 24),
+        ("group(groups=3)", "2 of 6 channels and positions", 8),
+        ("instance", "positions", 4),
+        ("rms", "channels", 6),
+    ],
+)
+def test_the_cubes_colour_what_the_norm_averages_over(name, over, count):
+    shared = plots._shared_statistic(name)
+    assert shared.shape == (4, 6, 4) and shared.sum() == count
+    assert plots._averaged(shared) == over
+
+
+def test_norm_cubes_has_a_cube_for_each_and_says_what_it_shows():
+    figure = plots.norm_cubes()
+    assert [axes.get_title() for axes in figure.axes][:2] == ["Batch norm", "Layer norm"]
+    assert "Batch norm (batch): 16 of 96 values, over samples and positions" in figure.alt
+    assert len(plots.norm_cubes(["batch", "instance"]).axes) == 2
+
+
+@pytest.mark.parametrize("draw", [lambda: plots.curves(runs()), plots.norm_cubes], ids=["curves", "cubes"])
+def test_the_svg_is_small_transparent_valid_and_reproducible(draw):
+    text = plots.svg(draw())
+    assert text == plots.svg(draw())
+    assert len(text) < 250_000
+    assert not re.search(r"<g id=\"patch_1\">\s*<path[^>]*fill: #", text)
+    width, height = (float(ElementTree.fromstring(text).get(key).removesuffix("pt")) for key in ("width", "height"))
+    assert 400 < width < 600 and 100 < height < 600
+
+
+def test_show_attaches_the_alt_text(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda bundle, **options: shown.append((bundle, options)))
+    figure = plots.curves(runs())
+    plots.show(figure)
+    plots.show(figure, "another text")
+    (bundle, options), (_, others) = shown
+    assert bundle["text/plain"] == figure.alt and bundle["image/svg+xml"].lstrip().startswith("<?xml")
+    assert options["metadata"]["image/svg+xml"]["alt"] == figure.alt and options["raw"] is True
+    assert others["metadata"]["image/svg+xml"]["alt"] == "another text"
+    with pytest.raises(ValueError, match=r"no alt text: write one, show\(figure, alt=...\)"):
+        plots.show(Figure())

@@ -40,6 +40,8 @@ _IMAGES = {
              augment="crop_flip", probe_every=4000),
     ),
 }  # fmt: skip
+# On two cores the plans with deep networks or many variants take fewer images, for more epochs.
+_HALF = {"cpu": dict(subset=5000, epochs=8)}
 
 
 def plan(name: str, preset: str = "smoke", **narrow: Any) -> list[Experiment]:
@@ -65,10 +67,10 @@ def _plan(function: Callable[..., list[Experiment]]) -> Callable[..., list[Exper
 @_plan
 def degradation(preset: str, seeds: Any = SEEDS, depths: Any = None) -> list[Experiment]:
     """Plain against residual networks by depth: does the deeper one train worse?  [he2016deep]"""
-    default = {"smoke": (8, 20), "cpu": (8, 20, 56), "colab": (20, 56), "paper": (20, 32, 44, 56)}
+    default = {"smoke": (8, 20), "cpu": (20, 56), "colab": (20, 56), "paper": (20, 32, 44, 56)}
     depths = _integers("depths", default[preset] if depths is None else depths, least=8)
     models = [dict(variant=variant, depth=depth) for depth in depths for variant in ("plain", "residual")]
-    return _image_sweep(preset, seeds, models)
+    return _image_sweep(preset, seeds, models, **_HALF.get(preset, {}))
 
 
 @_plan
@@ -76,7 +78,8 @@ def conv_orders(preset: str, seeds: Any = SEEDS, depth: int | None = None) -> li
     """Where the norm stands in a convolutional block: after the addition, before it, or first.  [he2016identity]"""
     depth = depth or {"smoke": 8, "cpu": 20, "colab": 20, "paper": 110}[preset]
     variants = ("resnet_v1", "conv_norm_act_add", "conv_act_norm_add", "resnet_v2")
-    return _image_sweep(preset, seeds, [dict(variant=variant, depth=depth) for variant in variants])
+    models = [dict(variant=variant, depth=depth) for variant in variants]
+    return _image_sweep(preset, seeds, models, **_HALF.get(preset, {}))
 
 
 @_plan
@@ -131,8 +134,12 @@ def preact_resnet20(preset: str, seeds: Any = (0,)) -> list[Experiment]:
     return sweep(base, {"seed": check_seeds(seeds)})
 
 
-def _image_sweep(preset: str, seeds: Any, models: list[dict]) -> list[Experiment]:
+def _image_sweep(
+    preset: str, seeds: Any, models: list[dict], subset: int | None = None, epochs: int | None = None
+) -> list[Experiment]:
     task, model, recipe = _IMAGES[preset]
+    task = task | (dict(subset=subset) if subset else {})
+    recipe = recipe | (dict(epochs=epochs) if epochs else {})
     base = Experiment(task, dict(name="cifar_resnet", **model), _SGD | recipe)
     return sweep(base, {"seed": check_seeds(seeds), "model": models})
 
@@ -150,7 +157,7 @@ def warm_up(preset: str, seeds: Any = SEEDS, lrs: Any = None) -> list[Experiment
         "cpu": (
             dict(name="number_words", limit=2000),
             dict(depth=12, width=64, heads=4),
-            dict(epochs=6, batch_size=16, precision="fp32", probe_every=50),
+            dict(epochs=4, batch_size=16, precision="fp32", probe_every=50),
         ),
         "colab": (
             dict(name="number_words", limit=2000),
@@ -163,7 +170,7 @@ def warm_up(preset: str, seeds: Any = SEEDS, lrs: Any = None) -> list[Experiment
             dict(epochs=10, batch_size=128, probe_every=500),
         ),
     }[preset]
-    default = {"smoke": (3e-3,), "cpu": (3e-4, 1e-3, 3e-3), "colab": (1e-3, 3e-3), "paper": (3e-4, 1e-3, 3e-3)}
+    default = {"smoke": (3e-3,), "cpu": (1e-3, 3e-3), "colab": (1e-3, 3e-3), "paper": (3e-4, 1e-3, 3e-3)}
     lrs = _positive("lrs", default[preset] if lrs is None else lrs)
     optimizer = dict(optimizer="adamw", weight_decay=0.01, schedule="cosine")
     base = Experiment(task, dict(name="transformer_lm", **model), optimizer | recipe)

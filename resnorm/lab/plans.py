@@ -170,7 +170,7 @@ def warm_up(preset: str, seeds: Any = SEEDS, lrs: Any = None) -> list[Experiment
             dict(epochs=10, batch_size=128, probe_every=500),
         ),
     }[preset]
-    default = {"smoke": (3e-3,), "cpu": (1e-3, 3e-3), "colab": (1e-3, 3e-3), "paper": (3e-4, 1e-3, 3e-3)}
+    default = {"smoke": (5e-3,), "cpu": (1e-3, 3e-3), "colab": (1e-3, 3e-3), "paper": (3e-4, 1e-3, 3e-3)}
     lrs = _positive("lrs", default[preset] if lrs is None else lrs)
     optimizer = dict(optimizer="adamw", weight_decay=0.01, schedule="cosine")
     base = Experiment(task, dict(name="transformer_lm", **model), optimizer | recipe)

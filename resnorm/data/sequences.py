@@ -1,0 +1,112 @@
+"""Data sets of characters: number names in two languages, and running text."""
+
+import os
+import random
+from pathlib import Path
+
+import torch
+
+from resnorm.data.dataset import DataSet, Split
+from resnorm.data.root import DataError
+
+SEED = 0
+PAIRS = ("en-vi", "en-de", "en-fr")
+PADDING, SEPARATOR, END = "\0", "=", "\n"
+NOT_SCORED = -100
+
+
+def number_words(pair: str = "en-vi", limit: int = 2000, validation: float = 0.1, test: float = 0.1) -> DataSet:
+    """Translate number names, character by character: ``forty-two=bốn mươi hai``, made by num2words without a download.
+
+    The numbers 0 to ``limit`` - 1, shuffled by a fixed seed; ``validation`` and ``test`` are shares of them. An input row is
+    the source, "=", and the target; only the target and the end of its line are scored. Where every scored character of a row
+    is right given those before it, decoding greedily gives exactly that row: the metric ``exact`` counts these.
+
+    Shapes: (numbers, context) for inputs and targets, with context the longest row.
+    Raises ValueError for an unknown pair, a limit that is too small or shares that leave nothing to train on.
+    """
+    if pair not in PAIRS:
+        raise ValueError(f"pair={pair!r} of number_words: allowed are {', '.join(PAIRS)}")
+    if type(limit) is not int or limit < 10:
+        raise ValueError(f"limit={limit!r} of number_words: give a whole number of at least 10")
+    source, target = pair.split("-")
+    numbers = list(range(limit))
+    random.Random(SEED).shuffle(numbers)
+    rows = [f"{_name(number, source)}{SEPARATOR}{_name(number, target)}{END}" for number in numbers]
+    symbols = PADDING + "".join(sorted(set("".join(rows))))
+    token_of = {symbol: token for token, symbol in enumerate(symbols)}
+    context = max(map(len, rows)) - 1
+    inputs = torch.zeros(limit, context, dtype=torch.int64)
+    targets = torch.full((limit, context), NOT_SCORED)
+    for number, row in enumerate(rows):
+        tokens = torch.tensor([token_of[symbol] for symbol in row])
+        start = row.index(SEPARATOR)
+        inputs[number, : len(row) - 1] = tokens[:-1]
+        targets[number, start : len(row) - 1] = tokens[start + 1 :]
+    return DataSet(
+        f"number_words {pair}", "sequences", *_splits(inputs, targets, validation, test),
+        spec=dict(vocabulary=len(symbols), context=context, symbols=symbols),
+    )  # fmt: skip
+
+
+def characters(
+    path: str | os.PathLike | None = None, context: int = 128, validation: float = 0.1, test: float = 0.1
+) -> DataSet:
+    """Predict the next character of a text: a UTF-8 file of yours, or the bundled default, English number names.
+
+    The text is cut into windows of ``context`` characters that do not overlap, each with the characters one further on as its
+    targets. The first part is for training, the last ones, ``validation`` and ``test``, are shares of the windows.
+
+    Shapes: (windows, context) for inputs and targets.
+    Raises DataError where the file cannot be read; ValueError where the text is too short or ``context`` is impossible.
+    """
+    if type(context) is not int or context < 1:
+        raise ValueError(f"context={context!r} of characters: give a whole number of at least 1")
+    text = _bundled_text() if path is None else _read(Path(path))
+    windows = (len(text) - 1) // context
+    if windows < 3:
+        raise ValueError(f"{len(text)} characters make {max(windows, 0)} windows of context={context}: at least 3 are needed; "
+                         "give a longer text or a smaller context")
+    symbols = "".join(sorted(set(text)))
+    token_of = {symbol: token for token, symbol in enumerate(symbols)}
+    tokens = torch.tensor([token_of[symbol] for symbol in text[: windows * context + 1]])
+    inputs, targets = tokens[:-1].view(windows, context), tokens[1:].view(windows, context)
+    return DataSet(
+        "characters", "sequences", *_splits(inputs, targets, validation, test),
+        spec=dict(vocabulary=len(symbols), context=context, symbols=symbols),
+    )  # fmt: skip
+
+
+def _splits(inputs: torch.Tensor, targets: torch.Tensor, validation: float, test: float) -> list[Split]:
+    """Cut rows, in their order, into training, validation and test splits; the last two are shares of all rows."""
+    counts = [max(1, round(share * len(inputs))) if share else 0 for share in (validation, test)]
+    train = len(inputs) - sum(counts)
+    if not (0 <= validation < 1 and 0 <= test < 1) or train < 1:
+        raise ValueError(f"validation={validation!r} and test={test!r} must be shares from 0 to below 1 that leave some of the "
+                         f"{len(inputs)} rows to train on")
+    sizes = [train, *counts]
+    return list(zip(inputs.split(sizes), targets.split(sizes), strict=True))
+
+
+def _name(number: int, language: str) -> str:
+    try:
+        from num2words import num2words
+    except ImportError as error:
+        raise DataError("number names are made by the package num2words, which is not installed: pip install num2words. "
+                        "The data set 'digits' needs only scikit-learn.") from error
+    return num2words(number, lang=language)
+
+
+def _bundled_text() -> str:
+    """About 65,000 characters: the names of 0 to 1999, each once, a line each, in an order fixed by a seed."""
+    numbers = list(range(2000))
+    random.Random(SEED).shuffle(numbers)
+    return "".join(_name(number, "en") + END for number in numbers)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the text {path} cannot be read ({error}). Give the path of a UTF-8 file, or leave path out for the "
+                        "bundled default, number names.") from error

@@ -26,9 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from resnorm import drawing
-from resnorm.letters import (  # the settings of letters are part of this module's vocabulary
-    DEFAULTS, Add, Scalar, add, concat, drop_path, dropout, layer_scale, lerp, setting_of,
-)
+from resnorm.letters import DEFAULTS, Add, setting_of
 
 BRANCHES = {
     "F": "branch",

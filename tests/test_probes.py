@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from resnorm import probes
+from resnorm.letters import add, dropout
 from resnorm.streams import Stack
-from resnorm.words import Block, add, dropout
+from resnorm.words import Block
 
 
 def scale(factor):

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from resnorm.letters import concat
 from resnorm.streams import Dense, Plain, Stack, Stream, Sum
-from resnorm.words import Block, concat
+from resnorm.words import Block
 
 
 def linear(width):

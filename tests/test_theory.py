@@ -8,8 +8,9 @@ import torch
 from resnorm import probes, theory
 from resnorm.branches import mlp
 from resnorm.init import unit_gain
+from resnorm.letters import add
 from resnorm.streams import Stack
-from resnorm.words import Block, add
+from resnorm.words import Block
 
 DEPTH, WIDTH, SEEDS = 24, 256, 5
 LAWS = [

@@ -11,10 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from resnorm.words import (
-    BRANCHES, LETTERS, Block, Scalar, Tied, WordError, add, concat, draw, drop_path, dropout, ends_in_merge, equation, layer_scale,
-    lerp, parse,
-)
+from resnorm.letters import Scalar, add, concat, drop_path, dropout, layer_scale, lerp
+from resnorm.words import BRANCHES, LETTERS, Block, Tied, WordError, draw, ends_in_merge, equation, parse
 
 WIDTH = 6
 

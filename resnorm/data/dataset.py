@@ -17,8 +17,8 @@ class DataSet:
         sequences: inputs int64 tokens (examples, context), targets int64 (examples, context);
         a target of -100 is not scored.
 
-    ``spec`` holds what a model is built from: ``inputs`` (channels), ``size`` (pixels a side) and ``classes`` for images;
-    ``vocabulary``, ``context`` and ``symbols`` (character i is token i) for sequences.
+    ``spec`` holds what a model is built from: ``inputs`` (channels), ``size`` (pixels a side) and ``classes`` for
+    images; ``vocabulary``, ``context`` and ``symbols`` (character i is token i) for sequences.
     ``mean`` and ``std`` are per channel, of the training split, in units of the largest pixel value (255).
 
     Raises ValueError where a split does not have the shapes and types above.

@@ -45,17 +45,18 @@ def cifar10(
     Raises DataError where the files are missing, damaged or out of reach; ValueError for impossible sizes.
     """
     folder = data_root(root)
-    train_set, test_set = _cifar10_parts(folder, download)
-    images, targets = _tensors(train_set)
+    train_part, test_part = _cifar10_parts(folder, download)
+    images, targets = _tensors(train_part)
     chosen, rest = stratified_split(targets, validation, SEED)
     if len(rest) < max(1, subset or 0):
         raise ValueError(
-            f"subset={subset} with validation={validation}: only {len(rest)} of {len(targets)} images are left to train on"
+            f"subset={subset} with validation={validation}: "
+            f"only {len(rest)} of {len(targets)} images are left to train on"
         )
     if subset is not None:
         rest = rest[stratified_split(targets[rest], subset, SEED)[0]]
     splits = [(images[index], targets[index]) for index in (rest, chosen)]
-    return DataSet("cifar10", "images", *splits, _tensors(test_set), spec=dict(inputs=3, size=32, classes=10))
+    return DataSet("cifar10", "images", *splits, _tensors(test_part), spec=dict(inputs=3, size=32, classes=10))
 
 
 def _tensors(part) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,27 +73,36 @@ def _cifar10_parts(root: Path, download: bool):
     except RuntimeError as error:
         if folder.exists():
             raise DataError(
-                f"CIFAR-10 in {folder} is damaged (its md5 sums differ). Delete that folder and run again to "
-                f"download it anew, or name another root. {BUNDLED}"
+                f"CIFAR-10 in {folder} is incomplete or damaged: its md5 sums differ. Delete that folder and run again "
+                f"to download it anew, or name another root. {BUNDLED}"
             ) from error
     if not download:
         raise DataError(
             f"CIFAR-10 is not in {root}. Set RESNORM_DATA or root= to the folder that holds "
             f"{CIFAR10.base_folder}, or allow download=True. {BUNDLED}"
         )
-    root.mkdir(parents=True, exist_ok=True)
-    # Downloaded beside its place and moved there whole: neither a kill nor a second process leaves half a data set.
-    with tempfile.TemporaryDirectory(dir=root, prefix=".cifar10-") as partial:
-        try:
-            CIFAR10(partial, download=True)
-        except (OSError, RuntimeError) as error:
-            raise DataError(
-                f"CIFAR-10 could not be downloaded from {CIFAR10.url} ({error}). Check the network and run again, or "
-                f"unpack that archive into {root} by hand, or point RESNORM_DATA at a folder that has it. {BUNDLED}"
-            ) from error
-        try:
-            os.rename(Path(partial) / CIFAR10.base_folder, folder)
-        except OSError:
-            if not folder.exists():
-                raise
+    try:
+        _download(CIFAR10.url, CIFAR10.tgz_md5, CIFAR10.base_folder, root)
+    except (OSError, ValueError) as error:  # no network or no room, or another checksum
+        raise DataError(
+            f"CIFAR-10 could not be downloaded from {CIFAR10.url} to {root} ({error}). Check the network and run "
+            f"again, or unpack that archive into {root} by hand, or point RESNORM_DATA at a folder that has it. "
+            f"{BUNDLED}"
+        ) from error
     return CIFAR10(root, train=True), CIFAR10(root, train=False)
+
+
+def _download(url: str, md5: str, name: str, root: Path) -> None:
+    """Fetch an archive, check it and put the folder ``name`` that it holds into ``root``."""
+    import pooch
+
+    root.mkdir(parents=True, exist_ok=True)
+    # Unpacked beside its place and moved there whole: neither a kill nor a second process leaves half a data set.
+    with tempfile.TemporaryDirectory(dir=root, prefix=".partial-") as partial:
+        pooch.retrieve(url, f"md5:{md5}", path=partial, processor=pooch.Untar(extract_dir="."))
+        try:
+            os.rename(Path(partial) / name, root / name)
+        except OSError:
+            # Another process was faster; what it put there is checked like any other.
+            if not (root / name).exists():
+                raise

@@ -18,9 +18,10 @@ NOT_SCORED = -100
 def number_words(pair: str = "en-vi", limit: int = 2000, validation: float = 0.1, test: float = 0.1) -> DataSet:
     """Translate number names, character by character: ``forty-two=bốn mươi hai``, made by num2words without a download.
 
-    The numbers 0 to ``limit`` - 1, shuffled by a fixed seed; ``validation`` and ``test`` are shares of them. An input row is
-    the source, "=", and the target; only the target and the end of its line are scored. Where every scored character of a row
-    is right given those before it, decoding greedily gives exactly that row: the metric ``exact`` counts these.
+    The numbers 0 to ``limit`` - 1, shuffled by a fixed seed; ``validation`` and ``test`` are shares of them. An input
+    row is the source, "=", and the target; only the target and the end of its line are scored. Where every scored
+    character of a row is right given those before it, decoding greedily gives exactly that row: the metric ``exact``
+    counts these.
 
     Shapes: (numbers, context) for inputs and targets, with context the longest row.
     Raises ValueError for an unknown pair, a limit that is too small or shares that leave nothing to train on.
@@ -54,8 +55,9 @@ def characters(
 ) -> DataSet:
     """Predict the next character of a text: a UTF-8 file of yours, or the bundled default, English number names.
 
-    The text is cut into windows of ``context`` characters that do not overlap, each with the characters one further on as its
-    targets. The first part is for training, the last ones, ``validation`` and ``test``, are shares of the windows.
+    The text is cut into windows of ``context`` characters that do not overlap, each with the characters one further on
+    as its targets. The first part is for training; the last ones, ``validation`` and ``test``, are shares of the
+    windows.
 
     Shapes: (windows, context) for inputs and targets.
     Raises DataError where the file cannot be read; ValueError where the text is too short or ``context`` is impossible.
@@ -65,8 +67,10 @@ def characters(
     text = _bundled_text() if path is None else _read(Path(path))
     windows = (len(text) - 1) // context
     if windows < 3:
-        raise ValueError(f"{len(text)} characters make {max(windows, 0)} windows of context={context}: at least 3 are needed; "
-                         "give a longer text or a smaller context")
+        raise ValueError(
+            f"{len(text)} characters make {max(windows, 0)} windows of context={context}: at least 3 are needed; "
+            "give a longer text or a smaller context"
+        )
     symbols = "".join(sorted(set(text)))
     token_of = {symbol: token for token, symbol in enumerate(symbols)}
     tokens = torch.tensor([token_of[symbol] for symbol in text[: windows * context + 1]])
@@ -82,8 +86,10 @@ def _splits(inputs: torch.Tensor, targets: torch.Tensor, validation: float, test
     counts = [max(1, round(share * len(inputs))) if share else 0 for share in (validation, test)]
     train = len(inputs) - sum(counts)
     if not (0 <= validation < 1 and 0 <= test < 1) or train < 1:
-        raise ValueError(f"validation={validation!r} and test={test!r} must be shares from 0 to below 1 that leave some of the "
-                         f"{len(inputs)} rows to train on")
+        raise ValueError(
+            f"validation={validation!r} and test={test!r} must be shares from 0 to below 1 that leave some of the "
+            f"{len(inputs)} rows to train on"
+        )
     sizes = [train, *counts]
     return list(zip(inputs.split(sizes), targets.split(sizes), strict=True))
 
@@ -92,8 +98,10 @@ def _name(number: int, language: str) -> str:
     try:
         from num2words import num2words
     except ImportError as error:
-        raise DataError("number names are made by the package num2words, which is not installed: pip install num2words. "
-                        "The data set 'digits' needs only scikit-learn.") from error
+        raise DataError(
+            "number names are made by the package num2words, which is not installed: pip install num2words. "
+            "The data set 'digits' needs only scikit-learn."
+        ) from error
     return num2words(number, lang=language)
 
 
@@ -108,5 +116,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the text {path} cannot be read ({error}). Give the path of a UTF-8 file, or leave path out for the "
-                        "bundled default, number names.") from error
+        raise DataError(
+            f"the text {path} cannot be read ({error}). Give the path of a UTF-8 file, or leave path out for the "
+            "bundled default, number names."
+        ) from error

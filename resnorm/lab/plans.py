@@ -40,8 +40,8 @@ _IMAGES = {
              augment="crop_flip", probe_every=4000),
     ),
 }  # fmt: skip
-# On two cores the plans with deep networks or many variants take fewer images, for more epochs.
-_HALF = {"cpu": dict(subset=5000, epochs=8)}
+# On two cores the plans with deep networks or many variants take half the images.
+_HALF = {"cpu": dict(subset=5000, epochs=5)}
 
 
 def plan(name: str, preset: str = "smoke", **narrow: Any) -> list[Experiment]:
@@ -67,7 +67,7 @@ def _plan(function: Callable[..., list[Experiment]]) -> Callable[..., list[Exper
 @_plan
 def degradation(preset: str, seeds: Any = SEEDS, depths: Any = None) -> list[Experiment]:
     """Plain against residual networks by depth: does the deeper one train worse?  [he2016deep]"""
-    default = {"smoke": (8, 20), "cpu": (20, 56), "colab": (20, 56), "paper": (20, 32, 44, 56)}
+    default = {"smoke": (8, 20), "cpu": (20, 44), "colab": (20, 56), "paper": (20, 32, 44, 56)}
     depths = _integers("depths", default[preset] if depths is None else depths, least=8)
     models = [dict(variant=variant, depth=depth) for depth in depths for variant in ("plain", "residual")]
     return _image_sweep(preset, seeds, models, **_HALF.get(preset, {}))

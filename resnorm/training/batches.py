@@ -9,8 +9,8 @@ from resnorm.data import DataSet
 class Order:
     """One epoch's order of examples and their augmentation: a pure function of (seed, epoch).
 
-    Nothing of it has to be saved: a run that starts again in the middle of an epoch draws the same order. It is drawn on
-    the CPU, so that every device sees the same examples, and reaches the device in one piece.
+    Nothing of it has to be saved: a run that starts again in the middle of an epoch draws the same order. It is drawn
+    on the CPU, so that every device sees the same examples, and reaches the device in one piece.
     """
 
     def __init__(self, examples: int, seed: int, epoch: int, device: torch.device, shift: int | None = None) -> None:
@@ -27,8 +27,9 @@ class Batches:
     Shapes of a batch: images float (batch, channels, height, width), normalised per channel, and targets (batch,);
     tokens (batch, context) and targets (batch, context).
 
-    With ``augment="crop_flip"`` an image is shifted by up to size / 8 pixels each way and mirrored with probability 1/2;
-    what comes in from outside is the mean pixel, as in [he2016deep], whose images are padded once the mean is taken off.
+    With ``augment="crop_flip"`` an image is shifted by up to size / 8 pixels each way and mirrored with probability
+    1/2; what comes in from outside is the mean pixel, as in [he2016deep], whose images are padded once the mean is
+    taken off.
     """
 
     def __init__(self, data: DataSet, split: str, device: torch.device, augment: str = "none",

@@ -10,6 +10,7 @@ from time import perf_counter
 import torch
 from torch import nn
 
+from resnorm import probes
 from resnorm.data import DataSet
 from resnorm.training.batches import Batches, Order
 from resnorm.training.checkpoint import Checkpoint, identity
@@ -33,7 +34,8 @@ class Run:
     metrics: train_loss, train_accuracy (of the last epoch, as trained on), validation_*, test_* (measured once, at the
         end), images_per_second or tokens_per_second (of training alone), steps. Losses in nats; sequences have *_exact.
     probes: the rows of `resnorm.probes.measure`, each with its step and epoch.
-    device, precision: what it ran on and in. wall_seconds, peak_memory_bytes: of the GPU, or of the whole process on CPU.
+    device, precision: what it ran on and in. wall_seconds: over all starts of the run.
+    peak_memory_bytes: of the GPU, or of the whole process on CPU.
     """
 
     status: str = "running"
@@ -59,9 +61,9 @@ def fit(
     """Train the model in place and return what was measured; the model is left on the device, in eval mode.
 
     Images reach the model as float (batch, channels, height, width) and it returns logits (batch, classes); tokens as
-    int64 (batch, context) and it returns (batch, context, vocabulary). On CPU the same seed, the same initial weights and
-    the same number of threads give the same weights, bit for bit, also over a kill and a new start from ``checkpoint``
-    (a path: saved after every epoch). The caller's random state is left as it was.
+    int64 (batch, context) and it returns (batch, context, vocabulary). On CPU the same seed, the same initial weights
+    and the same number of threads give the same weights, bit for bit, also over a kill and a new start from
+    ``checkpoint`` (a path: saved after every epoch). The caller's random state is left as it was.
     ``device`` is the GPU where there is one, else the CPU.
 
     Raises ValueError where the recipe does not fit the data, or the checkpoint belongs to another run.
@@ -75,11 +77,20 @@ def fit(
             f"{data.name!r}: take at most that many"
         )
     if recipe.augment != "none" and data.kind != "images":
-        raise ValueError(f"recipe: augment={recipe.augment!r} is for images, and {data.name!r} holds {data.kind}: 'none'")
+        raise ValueError(
+            f"recipe: augment={recipe.augment!r} is for images, but {data.name!r} holds {data.kind}: "
+            "take augment='none'"
+        )
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.backends.cudnn.flags(benchmark=True, deterministic=False):
-        torch.manual_seed(seed)
-        return _Loop(model, data, recipe, seed, device, checkpoint, progress).run_all()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        # Every batch has the same shape, so that trying each convolution's algorithms once pays for itself.
+        torch.backends.cudnn.benchmark = True
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            return _Loop(model, data, recipe, seed, device, checkpoint, progress).run_all()
+    finally:
+        torch.backends.cudnn.benchmark = benchmark
 
 
 class _Loop:
@@ -204,10 +215,7 @@ class _Loop:
             self.model.train()
 
     def _probe(self) -> None:
-        from resnorm import probes
-
-        # Forked, so that a run with probes is the same run as one without them.
-        with self._aside(), torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+        with self._aside():
             inputs, targets = self.train.plain(slice(0, PROBE_BATCH))
             place = dict(step=self.step, epoch=self.step / self.steps_per_epoch)
             rows = probes.measure(self.model, inputs, lambda logits: cross_entropy(logits, targets))

@@ -48,10 +48,10 @@ def cifar10(
     train_part, test_part = _cifar10_parts(folder, download)
     images, targets = _tensors(train_part)
     chosen, rest = stratified_split(targets, validation, SEED)
-    if len(rest) < max(1, subset or 0):
+    if not 1 <= (len(rest) if subset is None else subset) <= len(rest):
         raise ValueError(
             f"subset={subset} with validation={validation}: "
-            f"only {len(rest)} of {len(targets)} images are left to train on"
+            f"{len(rest)} of {len(targets)} images are left to train on, and at least one is needed"
         )
     if subset is not None:
         rest = rest[stratified_split(targets[rest], subset, SEED)[0]]

@@ -1,7 +1,7 @@
 """Experiments and what came out of them: description, record, store, runs and plans."""
 
 from resnorm.lab.experiment import Experiment, sweep
-from resnorm.lab.frames import frame, label, mean_and_deviation, summary
+from resnorm.lab.frames import frame, label, mean_and_deviation, origin, summary
 from resnorm.lab.plans import PLANS, PRESETS, check_lambdas, check_orders, check_preset, check_seeds, plan
 from resnorm.lab.record import Record, source_hash
 from resnorm.lab.running import estimate, recorded, run, run_all
@@ -9,6 +9,6 @@ from resnorm.lab.store import Store
 
 __all__ = [
     "PLANS", "PRESETS", "Experiment", "Record", "Store", "check_lambdas", "check_orders", "check_preset", "check_seeds",
-    "estimate", "frame", "label", "mean_and_deviation", "plan", "recorded", "run", "run_all", "source_hash",
+    "estimate", "frame", "label", "mean_and_deviation", "origin", "plan", "recorded", "run", "run_all", "source_hash",
     "summary", "sweep",
 ]  # fmt: skip

@@ -135,6 +135,33 @@ def _table(records: list[Record], metrics: list[str]) -> str:
     return pandas.DataFrame(rows).to_string(index=False)
 
 
+def origin(records: list[Record], planned: list[Experiment] | None = None) -> str:
+    """Say where records come from, for a page: what ran, on what, when, with which seeds and commit, and what is missing.
+
+    ``planned``: the experiments that should be there. Returns one line of Markdown without a single result in it.
+    """
+    missing = len(planned) - len(records) if planned else 0
+    wanted = f"; {missing} of {len(planned)} runs are not recorded yet: `python -m resnorm missing` lists them" if missing else ""
+    if not records:
+        return f"No runs are recorded{wanted}."
+    settings = [record.experiment for record in records]
+    made = [record.provenance for record in records]
+
+    def named(values: Iterable[Any]) -> str:
+        return ", ".join(map(str, sorted(set(values))))
+
+    tasks = named(_words(item.task) for item in settings)
+    budgets = named(f"{item.recipe.get('epochs')} epochs of batches of {item.recipe.get('batch_size')}" for item in settings)
+    dates = sorted({item["date"][:10] for item in made})
+    return (
+        f"{len(records)} {'run' if len(records) == 1 else 'runs'} of {named(item.model['name'] for item in settings)} on {tasks}; "
+        f"{budgets}; {'seed' if len({item.seed for item in settings}) == 1 else 'seeds'} {named(item.seed for item in settings)}; "
+        f"{named(item['device'] for item in made)}, {named(item['precision'] for item in made)}; "
+        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; "
+        f"commit {named(str(item['commit'])[:7] for item in made)}{wanted}."
+    )
+
+
 def mean_and_deviation(values: Iterable[float]) -> str:
     """Return "mean ± sample standard deviation" of the finite values, or one value alone; "-" if there is none.
 

@@ -78,7 +78,7 @@ def identity(model: nn.Module, data: DataSet, recipe: Recipe, seed: int, device:
     return {
         **{f"recipe.{key}": value for key, value in recipe.to_dict().items()},
         **tensors,
-        "model": sha256(shown.encode()).hexdigest()[:16],
+        "fingerprint of the modules": sha256(shown.encode()).hexdigest()[:16],
         "data": f"{data.name} ({len(data.train[0])} training examples, targets {targets:08x})",
         "seed": seed,
         "device": device.type,

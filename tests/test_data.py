@@ -2,7 +2,10 @@
 
 import hashlib
 import http.server
+import os
 import pickle
+import shutil
+import sys
 import tarfile
 import threading
 from functools import partial
@@ -271,3 +274,90 @@ def test_data_root(monkeypatch, tmp_path):
     monkeypatch.setenv("RESNORM_DATA", str(tmp_path))
     assert data.data_root() == tmp_path
     assert data.data_root("~/elsewhere").name == "elsewhere" and "~" not in str(data.data_root("~/elsewhere"))
+
+
+# --- What must never happen to a reader's results
+
+
+def test_digits_are_those_of_scikit_learn_each_in_one_split():
+    from sklearn.datasets import load_digits
+
+    found, bunch = digits(), load_digits()
+    whole = [(*image.flatten().tolist(), label.item()) for split in SPLITS for image, label in zip(*getattr(found, split))]
+    given = numpy.column_stack([numpy.round(bunch.data * 255 / 16), bunch.target])
+    assert sorted(whole) == sorted(map(tuple, given.tolist()))
+    assert (found.mean, found.std) == channel_statistics(found.train[0])
+    assert found.mean != channel_statistics(torch.cat([found.train[0], found.test[0]]))[0]
+
+
+@pytest.mark.parametrize("pair", ["en-vi", "en-de", "en-fr"])
+def test_number_words_are_every_number_once_as_num2words_says_it(pair):
+    from num2words import num2words
+
+    found = number_words(pair, limit=120)
+    shown = [found.decode(row).rstrip("\0") for split in SPLITS for row in getattr(found, split)[0]]
+    assert sorted(shown) == sorted(f"{num2words(n, lang='en')}={num2words(n, lang=pair[-2:])}" for n in range(120))
+    assert found.spec["context"] == max(map(len, shown))
+
+
+def test_the_bundled_text_begins_as_it_always_did():
+    # The order is drawn by Python's generator: another order would make recorded runs another experiment.
+    found = characters()
+    assert found.decode(found.train[0][0]).startswith("one thousand, seven hundred and forty-eight\none thousand, three")
+    assert [tuple(getattr(found, split)[0].shape) for split in SPLITS] == [(408, 128), (51, 128), (51, 128)]
+
+
+def test_without_num2words_the_error_names_the_repair(monkeypatch):
+    monkeypatch.setitem(sys.modules, "num2words", None)
+    for function in (number_words, characters):
+        with pytest.raises(DataError, match="pip install num2words.*'digits'"):
+            function()
+
+
+@pytest.mark.parametrize("name", ["data_batch_1", "test_batch", "batches.meta"])
+def test_any_damaged_file_is_noticed_and_left_to_the_reader(server, name):
+    file = server / "original/cifar-10-batches-py" / name
+    file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(DataError, match="incomplete or damaged.*'digits' is bundled"):
+        cifar10(server / "original")
+    assert file.stat().st_size == 20
+
+
+def test_an_interrupted_download_leaves_nothing(server, monkeypatch):
+    import pooch
+
+    def interrupted(self, fname, action, pup):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pooch.Untar, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cifar10(server / "new")
+    assert list((server / "new").iterdir()) == []
+
+
+def test_two_processes_may_download_at_the_same_time(server, monkeypatch):
+    import pooch
+
+    root, retrieve = server / "new", pooch.retrieve
+
+    def slower(*arguments, **options):
+        shutil.copytree(server / "original" / "cifar-10-batches-py", root / "cifar-10-batches-py")
+        return retrieve(*arguments, **options)
+
+    monkeypatch.setattr(pooch, "retrieve", slower)
+    assert len(cifar10(root, validation=100).train[0]) == 400
+    assert [path.name for path in root.iterdir()] == ["cifar-10-batches-py"]
+
+
+@pytest.mark.skipif(
+    not os.path.isdir(os.path.join(os.environ.get("RESNORM_DATA") or "/nowhere", "cifar-10-batches-py")),
+    reason="RESNORM_DATA names no folder that holds cifar-10-batches-py",
+)
+def test_the_real_cifar10():
+    found = cifar10(download=False)
+    counts = [getattr(found, split)[1].bincount().tolist() for split in SPLITS]
+    assert counts == [[4500] * 10, [500] * 10, [1000] * 10]
+    # What everybody normalises by, of all 50,000 training images; these are 45,000 of them.
+    assert found.mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=2e-3)
+    assert found.std == pytest.approx((0.2470, 0.2435, 0.2616), abs=2e-3)
+    assert found.test[1][:5].tolist() == [3, 8, 8, 0, 6]  # cat, ship, ship, airplane, frog

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from torch import nn
 from torch.nn import functional
 
 from resnorm import Block, Stack, conv3x3
-from resnorm.data import DataSet
+from resnorm.data import DataSet, digits, number_words
+from resnorm.models import transformer_lm
 from resnorm.training import Checkpoint, Recipe, fit, learning_rates, loop
 from resnorm.training.batches import Batches, Order
 from resnorm.training.checkpoint import identity
@@ -561,3 +563,184 @@ def test_sigkill_and_a_new_start_give_the_weights_of_an_uninterrupted_run(tmp_pa
     assert start("killed.pt", "killed_weights.pt").wait(timeout=300) == 0
     whole, killed = (torch.load(tmp_path / f"{name}_weights.pt", weights_only=True) for name in ("whole", "killed"))
     assert list(whole) == list(killed) and same(list(whole.values()), list(killed.values()))
+
+
+# --- Against loops and decoders written out
+
+
+def test_the_loop_takes_the_steps_of_a_loop_written_out():
+    recipe = Recipe(epochs=2, batch_size=20, lr=0.2, weight_decay=1e-3, clip=0.8, label_smoothing=0.1, warmup=3)
+    model, expected, found = mlp(dropout=0.0), mlp(dropout=0.0), images()
+    run = fit(model, found, recipe, seed=3, progress=False)
+    optimizer = torch.optim.SGD(expected.parameters(), lr=1.0, momentum=0.9, nesterov=True, weight_decay=1e-3)
+    rates, losses, norms = iter(learning_rates(recipe, 8)), [], []
+    for epoch in range(2):
+        index = Order(96, 3, epoch, CPU).index
+        for batch in index[:80].split(20):  # the 16 examples that do not fill a batch are left out
+            logits = expected((found.train[0][batch] / 255 - found.mean[0]) / found.std[0])
+            loss = functional.cross_entropy(logits, found.train[1][batch], label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            norms.append(nn.utils.clip_grad_norm_(expected.parameters(), 0.8).item())
+            optimizer.param_groups[0]["lr"] = next(rates)
+            optimizer.step()
+            losses.append(loss.item())
+    assert min(norms) < 0.8 < max(norms)  # some steps are clipped and some are not
+    for a, b in zip(weights(model), weights(expected), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert run.metrics["train_loss"] == pytest.approx(sum(losses[4:]) / 4, rel=1e-4)
+    logits = expected((found.test[0] / 255 - found.mean[0]) / found.std[0])
+    assert run.metrics["test_loss"] == pytest.approx(functional.cross_entropy(logits, found.test[1]).item(), rel=1e-3)
+
+
+def test_only_training_batches_are_augmented_and_the_test_split_is_seen_once_and_last():
+    found, seen = images(size=16), {True: [], False: []}
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 4))
+    model.register_forward_pre_hook(lambda module, given: seen[module.training].append(given[0]))
+    fit(model, found, replace(RECIPE, batch_size=96, augment="crop_flip"), progress=False)
+    splits = [found.validation, found.validation, found.validation, found.test]
+    for inputs, (pixels, _) in zip(seen[False], splits, strict=True):
+        torch.testing.assert_close(inputs, (pixels / 255 - found.mean[0]) / found.std[0], rtol=1e-4, atol=1e-5)
+    plain = Batches(found, "train", CPU).plain(slice(None))[0]
+    given = {image.numpy().tobytes() for image in plain}
+    changed = sum(image.numpy().tobytes() not in given for image in seen[True][0])
+    assert changed > 80  # of 96: one in 50 is neither shifted nor mirrored
+
+
+def test_exact_counts_the_rows_that_greedy_decoding_gives():
+    words = number_words("en-de", limit=40)
+    inputs, targets = words.train
+    following = {}  # what comes after a beginning, known by heart but for one wrong character in every third row
+    for number, (row, scored) in enumerate(zip(inputs.tolist(), targets.tolist(), strict=True)):
+        places = [place for place, target in enumerate(scored) if target >= 0]
+        following |= {tuple(row[: place + 1]): scored[place] for place in places}
+        if number % 3 == 0:
+            following[tuple(row[: places[number % len(places)] + 1])] = 0
+    guesses = [[following.get(tuple(row[: end + 1]), 0) for end in range(len(row))] for row in inputs.tolist()]
+    logits = functional.one_hot(torch.tensor(guesses), words.spec["vocabulary"]).float()
+    scores = Scores(CPU)
+    scores.add(cross_entropy(logits, targets), logits, targets)
+
+    separator, end = (words.spec["symbols"].index(symbol) for symbol in "=\n")
+    right = 0
+    for row, scored in zip(inputs.tolist(), targets, strict=True):
+        start = row.index(separator) + 1
+        text = row[:start]
+        while len(text) <= words.spec["context"] and text[-1] != end:
+            text.append(following.get(tuple(text), 0))
+        right += text[start:] == scored[scored >= 0].tolist()
+    assert scores.metrics("sequences")["exact"] == right / len(inputs)
+    assert right == sum(number % 3 > 0 for number in range(len(inputs)))
+
+
+# --- On the bundled data
+
+
+def test_a_network_of_torch_learns_the_digits():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    run = fit(model, digits(), Recipe(epochs=6, batch_size=64, lr=0.1), progress=False)
+    losses = [row["value"] for row in run.curves if (row["split"], row["metric"]) == ("train", "loss")]
+    assert losses[-1] < 0.2 * losses[0]
+    assert run.metrics["test_accuracy"] > 0.9 and run.metrics["validation_accuracy"] > 0.9
+    assert not model.training
+
+
+def test_a_language_model_learns_number_words():
+    words = number_words("en-de", limit=60)
+    torch.manual_seed(0)
+    size = {key: words.spec[key] for key in ("vocabulary", "context")}
+    model = transformer_lm(**size, depth=1, width=32, heads=2)
+    recipe = Recipe(epochs=12, batch_size=16, optimizer="adamw", lr=0.01, clip=1.0, evaluate_every=12, probe_every=20)
+    run = fit(model, words, recipe, progress=False)
+    losses = [row["value"] for row in run.curves if (row["split"], row["metric"]) == ("train", "loss")]
+    assert run.status == "finished" and losses[0] > 2.0 and losses[-1] < 0.6 * losses[0]
+    names = {f"{split}_{metric}" for split in ("train", "validation", "test") for metric in ("loss", "accuracy", "exact")}
+    assert set(run.metrics) == names | {"steps", "tokens_per_second"}
+    assert [(row["step"], row["block"]) for row in run.probes] == [(0, 0), (0, 1), (20, 0), (20, 1)]
+    with torch.no_grad():
+        guesses = model(words.test[0]).argmax(-1)
+    right, scored = guesses == words.test[1], words.test[1] >= 0
+    assert run.metrics["test_accuracy"] == pytest.approx((right.sum() / scored.sum()).item())
+    assert run.metrics["test_exact"] == (right | ~scored).all(1).float().mean().item()
+
+
+# --- What an end that is not the usual one leaves
+
+
+def test_an_error_leaves_the_callers_state_too():
+    def fail(*_):
+        raise Killed
+
+    model = mlp()
+    model[-1].register_forward_hook(fail)
+    torch.manual_seed(9)
+    before = (torch.get_rng_state().tolist(), torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark)
+    with pytest.raises(Killed):
+        fit(model, images(), RECIPE, progress=False)
+    assert (torch.get_rng_state().tolist(), torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark) == before
+
+
+def test_convolutions_may_use_cudnn_while_training():
+    seen, model = set(), mlp()
+    model.register_forward_pre_hook(lambda *_: seen.add((torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark)))
+    fit(model, images(), RECIPE, progress=False)
+    assert seen == {(True, True)}
+
+
+def test_a_diverged_run_is_not_run_again(tmp_path, monkeypatch):
+    recipe = replace(RECIPE, lr=1e30)
+    first = fit(mlp(), images(), recipe, checkpoint=tmp_path / "run.pt", progress=False)
+    stop_after(monkeypatch, 0)
+    again = fit(mlp(), images(), recipe, checkpoint=tmp_path / "run.pt", progress=False)
+    assert first.status == "diverged" and again == first
+
+
+def test_a_checkpoint_written_but_not_in_its_place_is_never_loaded(tmp_path, monkeypatch):
+    whole, resumed = ConvNet(), ConvNet(seed=5)
+    fit(whole, images(), RECIPE, progress=False)
+    checkpoint, replace_file, saves = Checkpoint(tmp_path / "run.pt", steps=4), os.replace, []
+
+    def killed_at_the_third(source, target):
+        saves.append(target)
+        if len(saves) == 3:
+            raise Killed
+        replace_file(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed_at_the_third)
+        with pytest.raises(Killed):
+            fit(ConvNet(), images(), RECIPE, checkpoint=checkpoint, progress=False)
+    partial = tmp_path / "run.pt.partial"
+    assert torch.load(partial, weights_only=True)["step"] == 12
+    assert torch.load(checkpoint.path, weights_only=True)["step"] == 8
+    partial.write_bytes(partial.read_bytes()[:500])
+    fit(resumed, images(), RECIPE, checkpoint=checkpoint, progress=False)
+    assert same(weights(whole), weights(resumed))
+    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_the_scale_of_fp16_survives_a_new_start(tmp_path, monkeypatch):
+    recipe, checkpoint = replace(RECIPE, precision="fp16"), Checkpoint(tmp_path / "run.pt", steps=4)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 10)
+        with pytest.raises(Killed):
+            fit(mlp(), images(), recipe, checkpoint=checkpoint, progress=False)
+    saved = torch.load(checkpoint.path, weights_only=True)
+    saved["scaler"]["scale"] = 1024.0  # as after steps that overflowed
+    torch.save(saved, checkpoint.path)
+    fit(mlp(), images(), recipe, checkpoint=checkpoint, progress=False)
+    state = torch.load(checkpoint.path, weights_only=True)["scaler"]
+    assert state["scale"] == 1024.0 and state["_growth_tracker"] == 18
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
+    class Code:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "made"),)
+
+    for content in (dict(identity=Code()), [1, 2]):
+        torch.save(content, tmp_path / "run.pt")
+        with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+            fit(mlp(), images(), RECIPE, checkpoint=tmp_path / "run.pt")
+    assert not (tmp_path / "made").exists()

@@ -655,7 +655,8 @@ def test_a_language_model_learns_number_words():
     run = fit(model, words, recipe, progress=False)
     losses = [row["value"] for row in run.curves if (row["split"], row["metric"]) == ("train", "loss")]
     assert run.status == "finished" and losses[0] > 2.0 and losses[-1] < 0.6 * losses[0]
-    names = {f"{split}_{metric}" for split in ("train", "validation", "test") for metric in ("loss", "accuracy", "exact")}
+    metrics = ("loss", "accuracy", "exact")
+    names = {f"{split}_{metric}" for split in ("train", "validation", "test") for metric in metrics}
     assert set(run.metrics) == names | {"steps", "tokens_per_second"}
     assert [(row["step"], row["block"]) for row in run.probes] == [(0, 0), (0, 1), (20, 0), (20, 1)]
     with torch.no_grad():

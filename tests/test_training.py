@@ -646,24 +646,25 @@ def test_a_network_of_torch_learns_the_digits():
     assert not model.training
 
 
-def test_a_language_model_learns_number_words():
-    words = number_words("en-de", limit=60)
+def test_a_language_model_learns_number_words_by_heart():
+    words = number_words("en-de", limit=20)
+    words = replace(words, test=words.train)  # so that there are rows that are right throughout, to be counted
     torch.manual_seed(0)
     size = {key: words.spec[key] for key in ("vocabulary", "context")}
     model = transformer_lm(**size, depth=1, width=32, heads=2)
-    recipe = Recipe(epochs=12, batch_size=16, optimizer="adamw", lr=0.01, clip=1.0, evaluate_every=12, probe_every=20)
+    recipe = Recipe(epochs=40, batch_size=8, optimizer="adamw", lr=0.01, clip=1.0, evaluate_every=20, probe_every=50)
     run = fit(model, words, recipe, progress=False)
     losses = [row["value"] for row in run.curves if (row["split"], row["metric"]) == ("train", "loss")]
-    assert run.status == "finished" and losses[0] > 2.0 and losses[-1] < 0.6 * losses[0]
+    assert run.status == "finished" and losses[0] > 2.0 and losses[-1] < 0.2 * losses[0]
     metrics = ("loss", "accuracy", "exact")
     names = {f"{split}_{metric}" for split in ("train", "validation", "test") for metric in metrics}
     assert set(run.metrics) == names | {"steps", "tokens_per_second"}
-    assert [(row["step"], row["block"]) for row in run.probes] == [(0, 0), (0, 1), (20, 0), (20, 1)]
+    assert [(row["step"], row["block"]) for row in run.probes] == [(0, 0), (0, 1), (50, 0), (50, 1)]
     with torch.no_grad():
         guesses = model(words.test[0]).argmax(-1)
     right, scored = guesses == words.test[1], words.test[1] >= 0
-    assert run.metrics["test_accuracy"] == pytest.approx((right.sum() / scored.sum()).item())
-    assert run.metrics["test_exact"] == (right | ~scored).all(1).float().mean().item()
+    assert run.metrics["test_accuracy"] == pytest.approx(((right & scored).sum() / scored.sum()).item())
+    assert run.metrics["test_exact"] == (right | ~scored).all(1).float().mean().item() > 0.5
 
 
 # --- What an end that is not the usual one leaves

@@ -502,3 +502,20 @@ def test_parameters_are_taken_as_papermill_passes_them():
     assert lab.check_seeds("[0,1,2]") == [0, 1, 2]
     assert lab.check_orders(2) == [2]
     assert lab.check_lambdas("[0.5, 2]") == [0.5, 2]
+
+
+# --- where records come from
+
+
+def test_origin_names_the_machine_the_seeds_and_what_is_missing():
+    planned = lab.sweep(Experiment(**SMALL), {"seed": [0, 1, 2]})
+    where = dict(device="a CPU", precision="fp32", date="2026-01-02T03:04:05Z", commit="abcdef0123456789", wall_seconds=1.0)
+    later = where | dict(date="2026-01-05T00:00:00Z")
+    text = lab.origin([made(planned[0], provenance=where), made(planned[2], provenance=later)], planned)
+    for part in ("2 runs of mlp_stack on digits", "seeds 0, 2", "a CPU, fp32", "2026-01-02 to 2026-01-05", "commit abcdef0;",
+                 "1 of 3 runs are not recorded yet", "python -m resnorm missing"):
+        assert part in text, part
+    assert "0.5" not in text  # a result stands in a table or a claim, with its spread
+    complete = lab.origin([made(item, provenance=where) for item in planned], planned)
+    assert "not recorded" not in complete and complete.endswith("commit abcdef0.")
+    assert lab.origin([], planned) == "No runs are recorded; 3 of 3 runs are not recorded yet: `python -m resnorm missing` lists them."

@@ -195,14 +195,13 @@ def _prepare(parent: int, processes: int) -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _stop(pool: ProcessPoolExecutor, at_once: bool) -> None:
-    # The executor has no public way to stop a running call before Python 3.14.
-    workers = list((pool._processes or {}).values()) if at_once else []
-    pool.shutdown(wait=not at_once, cancel_futures=True)
-    for worker in workers:
-        worker.terminate()
-    for worker in workers:
-        worker.join()
+def _stop(pool, at_once: bool) -> None:
+    if at_once:
+        # The executor has no public way to stop a running call before Python 3.14.
+        for worker in list((pool._processes or {}).values()):
+            worker.terminate()
+    # Waits for the executor's own thread too: it reaps the workers, and two threads that wait for one child race.
+    pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _report(number: int, total: int, record: Record) -> None:

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from resnorm import drawing
@@ -138,7 +137,7 @@ def _first_leaf(module: nn.Module) -> nn.Module:
         module = children[0]
     return module
 
-_RUN, _NORMAL_ADD, _MERGE, _BAR, _BLANK, _HALF, _FIRST = range(7)
+_RUN, _PLAIN_ADD, _MERGE, _BAR, _BLANK, _HALF, _FIRST = range(7)
 
 
 class Block(nn.Module):
@@ -161,7 +160,7 @@ class Block(nn.Module):
         sub_blocks = parse(word)
         factories = _factories(word, letters)
         plan: list[tuple[int, str, str]] = []
-        first_width, skip_fresh = width, True
+        first_width = width
         for index, sub_block in enumerate(sub_blocks):
             if index:
                 plan.append((_BLANK, "", " "))
@@ -193,7 +192,7 @@ class Block(nn.Module):
                     raise _error(word, position, "would write in place into the skip; build its first operation with inplace=False")
                 self.add_module(name, module)
                 plain = letter == "a" and getattr(module, "plain", False)
-                plan.append((_NORMAL_ADD if plain else _MERGE if merges else _RUN, name, letter))
+                plan.append((_PLAIN_ADD if plain else _MERGE if merges else _RUN, name, letter))
                 width, skip_fresh = _out_width(module, width), isinstance(module, nn.Identity) and skip_fresh
         self.plan = tuple(plan)
         self.out_width = width
@@ -233,7 +232,7 @@ class Block(nn.Module):
         for code, name, letter in self.plan:
             if code == _RUN:
                 h = modules[name](h, **inputs[letter]) if letter in inputs else modules[name](h)
-            elif code == _NORMAL_ADD:
+            elif code == _PLAIN_ADD:
                 h = skip + h
             elif code == _MERGE:
                 h = modules[name](h, skip)

@@ -99,7 +99,9 @@ class ZeroPad(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.stride != 1:
-            x = x[:, :, :: self.stride, :: self.stride]
+            # The same pixels as a strided slice, whose gradient would leave channels_last, and take that of the whole
+            # stream before it along.
+            x = F.avg_pool2d(x, 1, self.stride)
         return F.pad(x, (0, 0) * (x.dim() - 2) + (0, self.extra)) if self.extra else x
 
 

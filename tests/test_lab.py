@@ -124,7 +124,7 @@ def test_a_record_survives_the_disk(small_record, tmp_path):
     assert found.metrics == pytest.approx(small_record.metrics, rel=1e-5)
     assert [row["metric"] for row in found.curves] == [row["metric"] for row in small_record.curves]
     needed = {"version", "source", "commit", "torch", "python", "device", "precision", "threads", "date",
-              "wall_seconds", "peak_memory_bytes"}  # fmt: skip
+              "wall_seconds", "peak_memory_bytes", "data_bytes"}  # fmt: skip
     assert set(found.provenance) == needed
     assert str(ROOT) not in store.put(found).read_text()
 

@@ -1,4 +1,4 @@
-"""Self-attention and cross-attention, by `torch.nn.functional.scaled_dot_product_attention`."""
+"""Self-attention and cross-attention, by `torch.nn.functional.scaled_dot_product_attention` wherever that is the fast one."""
 
 from functools import partial
 
@@ -23,13 +23,34 @@ class _Attention(nn.Module):
         # (batch, tokens, width) -> (batch, heads, tokens, width / heads)
         query, key, value = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (query, key, value))
         causal = self.causal
-        if causal and mask is not None:  # scaled_dot_product_attention takes one or the other
+        written_out = query.device.type == "cpu" and query.dtype.itemsize == 2 and torch.is_grad_enabled()
+        if causal and (written_out or mask is not None):  # scaled_dot_product_attention takes one or the other
             past = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
-            mask = mask & past if mask.dtype == torch.bool else mask.masked_fill(~past, float("-inf"))
+            if mask is None:
+                mask = past
+            else:
+                mask = mask & past if mask.dtype == torch.bool else mask.masked_fill(~past, float("-inf"))
             causal = False
         rate = self.dropout if self.training else 0.0
-        h = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=rate, is_causal=causal)
+        attention = _written_out if written_out else F.scaled_dot_product_attention
+        h = attention(query, key, value, attn_mask=mask, dropout_p=rate, is_causal=causal)
         return self.output(h.transpose(1, 2).flatten(-2))
+
+
+def _written_out(query, key, value, attn_mask, dropout_p, is_causal):
+    """Attention as two matrix products and a softmax: on CPU the fused one is slow backwards in 16 bits."""
+    scores, scale, blind = query @ key.transpose(-2, -1), query.shape[-1] ** -0.5, None
+    if attn_mask is not None:
+        least = torch.finfo(scores.dtype).min  # and not minus infinity: a row of those has no softmax
+        if attn_mask.dtype == torch.bool:
+            blind = ~attn_mask.any(-1, keepdim=True)
+            attn_mask = torch.zeros_like(attn_mask, dtype=scores.dtype).masked_fill_(~attn_mask, least)
+        scores = torch.add(attn_mask.to(scores.dtype).clamp_min(least), scores, alpha=scale)
+    else:
+        scores = scores * scale
+    h = F.dropout(scores.softmax(-1), dropout_p).to(value.dtype) @ value
+    # A token that may attend to nothing gets zeros, as from the fused one.
+    return h if blind is None else h.masked_fill(blind, 0.0)
 
 
 class SelfAttention(_Attention):

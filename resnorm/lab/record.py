@@ -64,8 +64,8 @@ class Record:
         )
 
 
-def provenance(outcome: Any) -> dict[str, Any]:
-    """Say where the numbers of a `resnorm.training.Run` come from: code, machine, date, time and memory."""
+def machine() -> dict[str, Any]:
+    """Say which code, versions and device a measurement that starts here comes from, and when."""
     import torch
 
     from resnorm import __version__
@@ -76,12 +76,21 @@ def provenance(outcome: Any) -> dict[str, Any]:
         "commit": _commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "device": device_name() if outcome.device == "cpu" else outcome.device,
-        "precision": str(outcome.precision),
+        "device": device_name(),
         "threads": torch.get_num_threads(),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def provenance(outcome: Any) -> dict[str, Any]:
+    """Say where the numbers of a `resnorm.training.Run` come from: code, machine, date, time and memory."""
+    here = machine()
+    return here | {
+        "device": here["device"] if outcome.device == "cpu" else outcome.device,
+        "precision": str(outcome.precision),
         "wall_seconds": outcome.wall_seconds,
         "peak_memory_bytes": outcome.peak_memory_bytes,
+        "data_bytes": outcome.data_bytes,
     }
 
 

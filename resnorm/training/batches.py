@@ -1,9 +1,14 @@
 """Splits that live on the device, and batches cut out of them without a loop over examples."""
 
+import warnings
+
 import torch
 from torch import Tensor
 
 from resnorm.data import DataSet
+
+# Of a GPU's free memory, what a resident split may take: the rest is for the model and its activations.
+SHARE = 0.5
 
 
 class Order:
@@ -19,69 +24,109 @@ class Order:
         if shift is not None:
             self.corner = torch.randint(2 * shift + 1, (2, examples), generator=generator).to(device)
             self.mirror = torch.randint(2, (examples,), generator=generator, dtype=torch.bool).to(device)
+            # In the mirrored copy the same window starts as far from the other side.
+            left = torch.where(self.mirror, 2 * shift - self.corner[1], self.corner[1])
+            self.window = torch.stack([2 * self.index + self.mirror, self.corner[0], left])
+
+    def refill(self, other: "Order") -> None:
+        """Take over another epoch's order in place: a recorded CUDA graph reads these tensors by address."""
+        for name, tensor in vars(self).items():
+            tensor.copy_(getattr(other, name))
 
 
 class Batches:
     """A split on the device: ``batch(order, part)`` for training, ``plain(part)`` for evaluation.
 
     Shapes of a batch: images float (batch, channels, height, width), normalised per channel, and targets (batch,);
-    tokens (batch, context) and targets (batch, context).
+    tokens (batch, context) and targets (batch, context). ``part`` is a slice, or an int64 tensor of positions.
 
     With ``augment="crop_flip"`` an image is shifted by up to size / 8 pixels each way and mirrored with probability
     1/2; what comes in from outside is the mean pixel, as in [he2016deep], whose images are padded once the mean is
-    taken off.
+    taken off. Every image lies there twice, as it is and mirrored, with its border: a batch is then one indexing of
+    windows, and nothing else. ``bytes`` says what that takes.
+
+    A split that would fill more than half of a GPU's free memory stays in the host's, and its batches are sent one by
+    one: a warning says so.
     """
 
     def __init__(self, data: DataSet, split: str, device: torch.device, augment: str = "none",
                  channels_last: bool = False) -> None:
-        inputs, self.targets = getattr(data, split)
-        self.targets = self.targets.to(device)
+        inputs, targets = getattr(data, split)
+        self.device = device
         self.images = data.kind == "images"
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.shift = None
         if self.images:
-            self.mean = torch.tensor(data.mean, device=device).view(1, -1, 1, 1) * 255
-            self.scale = 1 / (torch.tensor(data.std, device=device).view(1, -1, 1, 1) * 255)
+            self.mean = torch.tensor(data.mean, device=device) * 255
+            self.scale = 1 / (torch.tensor(data.std, device=device) * 255)
             # Channels stand last in memory, so that one index takes whole pixels.
             inputs = inputs.permute(0, 2, 3, 1)
             self.size = inputs.shape[1:3]
             if augment == "crop_flip":
                 self.shift = max(1, self.size[0] // 8)
-                inputs = self._padded(inputs)
-        self.inputs = inputs.to(device).contiguous()
+                inputs = self._mirrored(inputs)
+        self.bytes = inputs.nbytes + targets.nbytes
+        self.home = device if _fits(self.bytes, device) else torch.device("cpu")
+        if self.home != device:
+            warnings.warn(
+                f"the {split} split of {data.name!r} takes {self.bytes / 2**20:.0f} MiB, more than half of what is "
+                f"free on {device}: it stays in the host's memory and its batches are sent one by one, which is slower",
+                stacklevel=2,
+            )
+        self.inputs, self.targets = inputs.to(self.home).contiguous(), targets.to(self.home)
+        if self.shift is not None:
+            self.inputs = self._windows()
 
     def __len__(self) -> int:
         return len(self.targets)
 
-    def _padded(self, inputs: Tensor) -> Tensor:
-        height, width = self.size
-        shift = self.shift
-        padded = inputs.new_empty(len(inputs), height + 2 * shift, width + 2 * shift, inputs.shape[-1])
-        padded[:] = self.mean.flatten().round().to("cpu", torch.uint8)
-        padded[:, shift:-shift, shift:-shift] = inputs
-        return padded
+    def _mirrored(self, inputs: Tensor) -> Tensor:
+        """The images with a border of the mean pixel, each followed by its mirror image."""
+        (height, width), shift = self.size, self.shift
+        padded = inputs.new_empty(len(inputs), 2, height + 2 * shift, width + 2 * shift, inputs.shape[-1])
+        padded[:] = self.mean.round().to("cpu", torch.uint8)
+        padded[:, 0, shift:-shift, shift:-shift] = inputs
+        padded[:, 1, shift:-shift, shift:-shift] = inputs.flip(2)
+        return padded.flatten(0, 1)
 
-    def batch(self, order: Order, part: slice) -> tuple[Tensor, Tensor]:
+    def _windows(self) -> Tensor:
+        """All windows of the images' size: (2 x examples, shifts down, shifts right, height, width x channels).
+
+        They overlap in memory; none is written.
+        """
+        (height, width), steps = self.size, 2 * self.shift + 1
+        image, row, pixel, _ = self.inputs.stride()
+        size = (len(self.inputs), steps, steps, height, width * pixel)
+        return self.inputs.as_strided(size, (image, row, pixel, row, 1))
+
+    def batch(self, order: Order, part: slice | Tensor) -> tuple[Tensor, Tensor]:
         index = order.index[part]
         if self.shift is None:
-            return self._normalised(self.inputs[index]), self.targets[index]
-        height, width = self.size
-        device = index.device
-        rows = order.corner[0, part, None] + torch.arange(height, device=device)
-        columns = torch.arange(width, device=device).expand(len(index), width)
-        # Mirroring is the columns read backwards: it costs no pass of its own.
-        columns = torch.where(order.mirror[part, None], width - 1 - columns, columns) + order.corner[1, part, None]
-        pixels = self.inputs[index[:, None, None], rows[:, :, None], columns[:, None, :]]
-        return self._normalised(pixels), self.targets[index]
+            pixels = self.inputs[index]
+        else:
+            pixels = self.inputs[order.window[:, part].unbind()].unflatten(-1, (self.size[1], -1))
+        return self._normalised(pixels), self._sent(self.targets[index])
 
     def plain(self, part: slice) -> tuple[Tensor, Tensor]:
-        return self._normalised(self.inputs[part] if self.shift is None else self._centre(part)), self.targets[part]
+        pixels = self.inputs[part]
+        if self.shift is not None:
+            shift = self.shift
+            pixels = self.inputs[::2, shift, shift][part].unflatten(-1, (self.size[1], -1))
+        return self._normalised(pixels), self._sent(self.targets[part])
 
-    def _centre(self, part: slice) -> Tensor:
-        return self.inputs[part, self.shift : -self.shift, self.shift : -self.shift]
+    def _sent(self, tensor: Tensor) -> Tensor:
+        if self.home == self.device:
+            return tensor
+        # From pinned memory the copy runs beside the computation.
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def _normalised(self, inputs: Tensor) -> Tensor:
+        inputs = self._sent(inputs)
         if not self.images:
             return inputs
-        images = inputs.permute(0, 3, 1, 2).float()
-        return images.sub_(self.mean).mul_(self.scale).contiguous(memory_format=self.format)
+        images = (inputs - self.mean).mul_(self.scale).permute(0, 3, 1, 2)
+        return images.contiguous(memory_format=self.format)
+
+
+def _fits(size: int, device: torch.device) -> bool:
+    return device.type != "cuda" or size <= SHARE * torch.cuda.mem_get_info(device)[0]

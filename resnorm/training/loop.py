@@ -2,18 +2,20 @@
 
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from time import perf_counter
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from resnorm import probes
 from resnorm.data import DataSet
 from resnorm.training.batches import Batches, Order
 from resnorm.training.checkpoint import Checkpoint, identity
+from resnorm.training.graph import CapturedStep
+from resnorm.training.memory import keep_freed_memory, peak_memory
 from resnorm.training.optimizers import build_optimizer
 from resnorm.training.precision import autocast, choose_precision, gradient_scaler
 from resnorm.training.recipe import Recipe
@@ -23,6 +25,8 @@ from resnorm.training.scores import Scores, cross_entropy
 LOG_EVERY = 50
 EVALUATION_BATCH = 512
 PROBE_BATCH = 64
+# Small batches are cut out several at a time, as many as a core's cache holds: what a fetch costs is a call's overhead.
+FETCH_BYTES = 2**18
 
 
 @dataclass
@@ -35,7 +39,8 @@ class Run:
         end), images_per_second or tokens_per_second (of training alone), steps. Losses in nats; sequences have *_exact.
     probes: the rows of `resnorm.probes.measure`, each with its step and epoch.
     device, precision: what it ran on and in. wall_seconds: over all starts of the run.
-    peak_memory_bytes: of the GPU, or of the whole process on CPU.
+    peak_memory_bytes: of the GPU, or of the whole process on CPU. data_bytes: what the training split takes of it, where
+        it lies on the device.
     """
 
     status: str = "running"
@@ -46,6 +51,7 @@ class Run:
     precision: str = ""
     wall_seconds: float = 0.0
     peak_memory_bytes: int = 0
+    data_bytes: int = 0
 
 
 def fit(
@@ -57,6 +63,7 @@ def fit(
     device: str | torch.device | None = None,
     checkpoint: Checkpoint | str | os.PathLike | None = None,
     progress: bool = True,
+    cuda_graph: bool = False,
 ) -> Run:
     """Train the model in place and return what was measured; the model is left on the device, in eval mode.
 
@@ -64,9 +71,13 @@ def fit(
     int64 (batch, context) and it returns (batch, context, vocabulary). On CPU the same seed, the same initial weights
     and the same number of threads give the same weights, bit for bit, also over a kill and a new start from
     ``checkpoint`` (a path: saved after every epoch). The caller's random state is left as it was.
-    ``device`` is the GPU where there is one, else the CPU.
+    ``device`` is the GPU where there is one, else the CPU. On CPU the process keeps the memory that it frees from then
+    on, see `resnorm.training.memory`.
+    ``cuda_graph`` records the step once and replays it, for models that neither wait for the GPU nor branch on what
+    it computes.
 
-    Raises ValueError where the recipe does not fit the data, or the checkpoint belongs to another run.
+    Raises ValueError where the recipe does not fit the data, the checkpoint belongs to another run, or a CUDA graph is
+    asked for on another device or in fp16, whose scaler waits for the GPU.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if isinstance(checkpoint, (str, os.PathLike)):
@@ -81,6 +92,13 @@ def fit(
             f"recipe: augment={recipe.augment!r} is for images, but {data.name!r} holds {data.kind}: "
             "take augment='none'"
         )
+    if cuda_graph and (device.type != "cuda" or choose_precision(recipe.precision, device) == "fp16"):
+        raise ValueError(
+            f"cuda_graph=True on {device} in {choose_precision(recipe.precision, device)}: it needs a GPU, and bf16 or "
+            "fp32; leave it out"
+        )
+    if device.type == "cpu":
+        keep_freed_memory()
     devices = [device] if device.type == "cuda" else []
     benchmark = torch.backends.cudnn.benchmark
     try:
@@ -88,7 +106,7 @@ def fit(
         torch.backends.cudnn.benchmark = True
         with torch.random.fork_rng(devices):
             torch.manual_seed(seed)
-            return _Loop(model, data, recipe, seed, device, checkpoint, progress).run_all()
+            return _Loop(model, data, recipe, seed, device, checkpoint, progress, cuda_graph).run_all()
     finally:
         torch.backends.cudnn.benchmark = benchmark
 
@@ -96,7 +114,7 @@ def fit(
 class _Loop:
     """The state of one run; `run_all` carries it from wherever it stands to the end."""
 
-    def __init__(self, model, data, recipe, seed, device, checkpoint, progress) -> None:
+    def __init__(self, model, data, recipe, seed, device, checkpoint, progress, cuda_graph=False) -> None:
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         self.checkpoint, self.progress = checkpoint, progress
         self.precision = choose_precision(recipe.precision, device)
@@ -106,12 +124,20 @@ class _Loop:
         model.to(device, memory_format=torch.channels_last if self.channels_last else torch.preserve_format)
         self.model = model
         self.forward = torch.compile(model) if recipe.compile else model
+        self.autocast = autocast(self.precision, device) if self.precision != "fp32" else nullcontext()
         self.train = self._batches("train")
+        self.evaluated: dict[str, Batches] = {}
         self.steps_per_epoch = len(self.train) // recipe.batch_size
         self.steps = recipe.epochs * self.steps_per_epoch
         self.rates = learning_rates(recipe, self.steps)
         self.optimizer = build_optimizer(model, recipe)
         self.scaler = gradient_scaler(self.precision, device)
+        # Batches that come from the host cannot be part of a graph.
+        recorded = cuda_graph and self.train.home == device
+        self.captured = CapturedStep(self._train_at, recipe.batch_size, self.optimizer, device) if recorded else None
+        self.fetched, self.fetched_at = None, 0
+        batch_bytes = 4 * recipe.batch_size * data.train[0][:1].numel()
+        self.fetch = max(1, FETCH_BYTES // batch_bytes) * recipe.batch_size
         self.run = Run(device=_device_name(device), precision=self.precision)
         self.step = 0
         self.order = None
@@ -150,40 +176,66 @@ class _Loop:
         recipe = self.recipe
         epoch, position = divmod(self.step, self.steps_per_epoch)
         if self.order is None or position == 0:
-            self.order = Order(len(self.train), self.seed, epoch, self.device, self.train.shift)
+            order = Order(len(self.train), self.seed, epoch, self.train.home, self.train.shift)
+            if self.order is None:
+                self.order = order
+            else:
+                self.order.refill(order)
+            self.fetched = None
         if recipe.probe_every and self.step % recipe.probe_every == 0:
             self._probe()
-        start = position * recipe.batch_size
-        inputs, targets = self.train.batch(self.order, slice(start, start + recipe.batch_size))
-        with autocast(self.precision, self.device):
+        start, rate = position * recipe.batch_size, self.rates[self.step]
+        if self.captured:
+            self.captured(start, rate)
+        else:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self._train_on(*self._batch(start))
+        self.recent.examples += recipe.batch_size
+        self.step += 1
+
+    def _batch(self, start: int) -> tuple[Tensor, Tensor]:
+        if self.fetched is None or start >= self.fetched_at + self.fetch:
+            self.fetched, self.fetched_at = self.train.batch(self.order, slice(start, start + self.fetch)), start
+        part = slice(start - self.fetched_at, start - self.fetched_at + self.recipe.batch_size)
+        return self.fetched[0][part], self.fetched[1][part]
+
+    def _train_at(self, part: Tensor) -> None:
+        self._train_on(*self.train.batch(self.order, part))
+
+    def _train_on(self, inputs: Tensor, targets: Tensor) -> None:
+        """The step itself. Nothing in here waits for the device: a CUDA graph can hold it."""
+        with self.autocast:
             logits = self.forward(inputs)
-        loss = cross_entropy(logits, targets, recipe.label_smoothing)
-        self.scaler.scale(loss).backward()
-        if recipe.clip is not None:
+        loss = cross_entropy(logits, targets, self.recipe.label_smoothing)
+        if self.scaler.is_enabled():
+            self.scaler.scale(loss).backward()
             self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rates[self.step]
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        else:
+            loss.backward()
+        if self.recipe.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        if self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
         self.optimizer.zero_grad()
         self.recent.add(loss.detach(), logits.detach(), targets)
-        self.step += 1
 
     def _ends_epoch(self) -> bool:
         return self.step % self.steps_per_epoch == 0
 
     def _log(self) -> None:
         # The one place of an epoch where the host waits for the device, and where a loss gone wrong is noticed.
-        self.of_epoch.sums += self.recent.sums
         self._observe("train", self.recent)
-        self.recent = Scores(self.device)
+        self.of_epoch.take(self.recent)
 
     def _end_epoch(self) -> None:
         epoch = self.step // self.steps_per_epoch
         last = self.step == self.steps
         self.run.metrics |= _named("train", self.of_epoch.metrics(self.data.kind))
-        self.of_epoch = Scores(self.device)
+        self.of_epoch.clear()
         if epoch % self.recipe.evaluate_every == 0 or last:
             self._evaluate("validation")
         if last and self.run.status == "running":
@@ -205,12 +257,15 @@ class _Loop:
             return
         with self._aside(), torch.no_grad():
             self.model.eval()
-            batches, scores = self._batches(split), Scores(self.device)
+            if split not in self.evaluated:
+                self.evaluated[split] = self._batches(split)
+            batches, scores = self.evaluated[split], Scores(self.device)
             for start in range(0, len(batches), EVALUATION_BATCH):
                 inputs, targets = batches.plain(slice(start, start + EVALUATION_BATCH))
-                with autocast(self.precision, self.device):
+                with self.autocast:
                     logits = self.model(inputs)
                 scores.add(cross_entropy(logits, targets), logits, targets)
+                scores.examples += len(targets)
             self.run.metrics |= _named(split, self._observe(split, scores))
             self.model.train()
 
@@ -230,7 +285,8 @@ class _Loop:
             run.metrics = {}  # what an earlier epoch measured is in the curves; as final values it would mislead
         rate = items / (run.wall_seconds - self.seconds_aside)
         run.metrics |= {"steps": self.step, f"{'images' if kind == 'images' else 'tokens'}_per_second": rate}
-        run.peak_memory_bytes = max(run.peak_memory_bytes, _peak_memory(self.device))
+        run.peak_memory_bytes = max(run.peak_memory_bytes, peak_memory(self.device))
+        run.data_bytes = self.train.bytes if self.train.home == self.device else 0
 
     @contextmanager
     def _aside(self):
@@ -259,8 +315,8 @@ class _Loop:
                     scaler=self.scaler.state_dict(),
                     random=torch.get_rng_state(),
                     random_cuda=torch.cuda.get_rng_state(self.device) if cuda else None,
-                    recent=self.recent.sums,
-                    of_epoch=self.of_epoch.sums,
+                    recent=self.recent.state(),
+                    of_epoch=self.of_epoch.state(),
                     seconds_aside=self.seconds_aside,
                     run=asdict(self.run),
                 )
@@ -277,7 +333,8 @@ class _Loop:
         torch.set_rng_state(state["random"].cpu())
         if state["random_cuda"] is not None:
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
-        self.recent.sums, self.of_epoch.sums = state["recent"], state["of_epoch"]
+        self.recent.restore(state["recent"])
+        self.of_epoch.restore(state["of_epoch"])
         self.seconds_aside = state["seconds_aside"]
         self.run = Run(**state["run"])
 
@@ -289,13 +346,3 @@ def _named(split: str, values: dict[str, float]) -> dict[str, float]:
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # Windows has no such count
-        return 0
-    # Linux counts in KiB, macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

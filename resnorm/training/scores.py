@@ -19,22 +19,51 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
 
 
 class Scores:
-    """Sums over examples that stay on the device until `metrics` is called, which waits for it once."""
+    """Sums over examples that stay on the device until `metrics` is called, which waits for it once.
+
+    ``examples`` is counted by the caller, who knows it without asking the device.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        # loss x scored, right, scored, wholly right, examples
-        self.sums = torch.zeros(5, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
+        # Views, so that adding in place fills the sums: loss x scored, right, scored, wholly right.
+        self.loss, self.right, self.scored, self.whole = self.sums.unbind()
+        self.examples = 0
 
-    @torch.no_grad()
     def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
-        scored = targets != NOT_SCORED
-        right = (logits.argmax(-1) == targets) & scored
-        whole = (right | ~scored).flatten(1).all(1) if targets.dim() > 1 else right
-        count = scored.sum()
-        self.sums += torch.stack([loss * count, right.sum(), count, whole.sum(), count.new_tensor(len(targets))])
+        """Count one batch: its mean loss and its logits, both without a gradient."""
+        right = logits.argmax(-1) == targets  # never where nothing is scored: no class has the number -100
+        self.right.add_(right.sum())
+        if targets.dim() == 1:
+            self.loss.add_(loss, alpha=len(targets))
+            return
+        unscored = targets == NOT_SCORED
+        self.whole.add_((right | unscored).all(1).sum())
+        scored = targets.numel() - unscored.sum()
+        self.loss.add_(loss * scored)
+        self.scored.add_(scored)
+
+    def take(self, other: "Scores") -> None:
+        """Add what ``other`` has gathered, and empty it."""
+        self.sums += other.sums
+        self.examples += other.examples
+        other.clear()
+
+    def clear(self) -> None:
+        self.sums.zero_()
+        self.examples = 0
+
+    def state(self) -> dict:
+        return dict(sums=self.sums, examples=self.examples)
+
+    def restore(self, state: dict) -> None:
+        self.sums.copy_(state["sums"])
+        self.examples = state["examples"]
 
     def metrics(self, kind: str) -> dict[str, float]:
         """loss in nats and accuracy per scored target; for sequences also exact, the share that is right throughout."""
-        loss, right, scored, whole, examples = self.sums.tolist()
-        values = dict(loss=loss / max(scored, 1), accuracy=right / max(scored, 1))
-        return values | (dict(exact=whole / max(examples, 1)) if kind == "sequences" else {})
+        loss, right, scored, whole = self.sums.tolist()
+        examples = max(self.examples, 1)
+        scored = max(scored, 1) if kind == "sequences" else examples
+        values = dict(loss=loss / scored, accuracy=right / scored)
+        return values | (dict(exact=whole / examples) if kind == "sequences" else {})

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 
 import pytest
 import torch
@@ -203,3 +204,37 @@ def test_swiglu_gates_with_its_first_matrix():
 def test_impossible_settings_are_refused_with_the_repair(factory, message):
     with pytest.raises(ValueError, match=message):
         factory(4)
+
+
+@pytest.mark.parametrize("mask", [None, "some", "float"])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_written_out_equals_the_fused_one(mask, causal):
+    torch.manual_seed(0)
+    branch, x = attention(2, causal=causal)(8).bfloat16(), torch.randn(3, 5, 8)
+    some = torch.rand(3, 1, 5, 5) > 0.4
+    some[0, 0, 2] = False  # a token that may attend to nothing
+    given = {None: None, "some": some, "float": torch.randn(5, 5).bfloat16()}[mask]
+    outputs = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        given_x = x.to(dtype).requires_grad_()
+        same = given if given is None or given.dtype == torch.bool else given.to(dtype)
+        y = branch.to(dtype)(given_x, mask=same)
+        outputs[dtype] = y, *torch.autograd.grad(y.float().square().sum(), given_x)
+    for ours, exact in zip(outputs[torch.bfloat16], outputs[torch.float32], strict=True):
+        assert ours.isfinite().all()
+        torch.testing.assert_close(ours.float(), exact, rtol=0.1, atol=0.05)
+
+
+def test_attention_is_written_out_only_where_that_is_faster(monkeypatch):
+    calls = []
+    # The package's name `attention` is the function, which hides the module from a dotted path.
+    module = sys.modules["resnorm.branches.attention"]
+    monkeypatch.setattr(module, "_written_out", lambda *given, **named: calls.append(1) or given[2])
+    branch, x = attention(2)(8), torch.randn(1, 5, 8)
+    branch(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            branch(x)
+        assert not calls
+        branch(x)
+    assert calls

@@ -141,3 +141,23 @@ def test_eps_decides_what_becomes_of_a_small_input(eps, expected):
     x = 1e-4 * x / x.square().mean(1, keepdim=True).sqrt()
     rms = norm("layer", 4096, eps=eps)(x).square().mean().sqrt().item()
     assert rms == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["batch", "layer2d", "group", "group(groups=1)", "instance"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms_on_images_stay_in_channels_last_forward_and_backward(name, dtype):
+    module, x = norm(name, 16), torch.randn(3, 16, 5, 4)
+    y = module(x)
+    gradient = torch.randn_like(y)
+    expected = torch.autograd.grad(y, list(module.parameters()), gradient)
+    last = x.to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+    made = module(last)
+    gradient = gradient.to(dtype).contiguous(memory_format=torch.channels_last)
+    of_input, *of_parameters = torch.autograd.grad(made, [last, *module.parameters()], gradient)
+    assert made.dtype == dtype
+    for tensor in (made, of_input):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+    tolerance = dict(rtol=0.05, atol=0.05) if dtype == torch.bfloat16 else dict(rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(made.float(), y, **tolerance)
+    for a, b in zip(of_parameters, expected, strict=True):
+        torch.testing.assert_close(a, b, **tolerance)

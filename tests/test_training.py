@@ -3,11 +3,13 @@
 import json
 import math
 import os
+import platform
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from torch.nn import functional
 
 from resnorm import Block, Stack, conv3x3
 from resnorm.data import DataSet, digits, number_words
-from resnorm.models import transformer_lm
+from resnorm.models import cifar_resnet, transformer_lm
 from resnorm.training import Checkpoint, Recipe, fit, learning_rates, loop
 from resnorm.training.batches import Batches, Order
 from resnorm.training.checkpoint import identity
@@ -60,9 +62,9 @@ def sequences(examples: int = 64, context: int = 6) -> DataSet:
     return DataSet("counting", "sequences", split(examples), split(10), split(10), spec=spec)
 
 
-def mlp(seed: int = 0, dropout: float = 0.2) -> nn.Module:
+def mlp(seed: int = 0, dropout: float = 0.2, pixels: int = 64) -> nn.Module:
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 4))
+    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 4))
 
 
 class ConvNet(nn.Module):
@@ -238,6 +240,123 @@ def test_crop_and_flip_equal_the_same_done_image_by_image():
         torch.testing.assert_close(inputs[position], (expected / 255 - mean) / std, rtol=1e-4, atol=1e-5)
     assert order.corner.min() == 0 and order.corner.max() == 4 and 5 < order.mirror.sum() < 35
     torch.testing.assert_close(batches.plain(slice(40))[0], Batches(found, "train", CPU).plain(slice(40))[0])
+
+
+def test_a_tensor_of_positions_gives_the_batch_of_the_slice():
+    for found, augment in ((images(40, size=16, channels=3), "crop_flip"), (images(40), "none"), (sequences(), "none")):
+        batches = Batches(found, "train", CPU, augment=augment)
+        order = Order(len(batches), 0, 0, CPU, batches.shift)
+        for a, b in zip(batches.batch(order, slice(8, 24)), batches.batch(order, torch.arange(8, 24)), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_an_order_is_refilled_in_place():
+    order, other = Order(50, 0, 0, CPU, shift=2), Order(50, 0, 1, CPU, shift=2)
+    addresses = {name: tensor.data_ptr() for name, tensor in vars(order).items()}
+    order.refill(other)
+    assert addresses == {name: tensor.data_ptr() for name, tensor in vars(order).items()}
+    assert all(torch.equal(tensor, getattr(other, name)) for name, tensor in vars(order).items())
+
+
+def test_a_split_that_does_not_fit_streams_and_says_so(monkeypatch):
+    found = images(40, size=16, channels=3)
+    resident = Batches(found, "train", CPU, augment="crop_flip")
+    assert resident.bytes >= 2 * 40 * 20 * 20 * 3
+    monkeypatch.setattr("resnorm.training.batches._fits", lambda size, device: device.type == "cpu")
+    with pytest.warns(UserWarning, match="the train split .* stays in the host's memory"):
+        streamed = Batches(found, "train", torch.device("meta"), augment="crop_flip")
+    assert streamed.home == CPU
+    order = Order(40, 0, 0, streamed.home, streamed.shift)
+    monkeypatch.setattr(streamed, "device", CPU)  # what the host would send, before it is sent
+    for name in ("mean", "scale"):
+        monkeypatch.setattr(streamed, name, getattr(resident, name))
+    for a, b in zip(streamed.batch(order, slice(8)), resident.batch(order, slice(8)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_small_batches_that_are_fetched_together_are_the_same_batches(monkeypatch):
+    found, weights_of = images(96, size=16), []
+    for size in (1, 5000, 2**18):  # one at a time, a few, the whole epoch
+        monkeypatch.setattr(loop, "FETCH_BYTES", size)
+        model = mlp(dropout=0.0, pixels=256)
+        fit(model, found, replace(RECIPE, batch_size=20, augment="crop_flip"), progress=False)
+        weights_of.append(weights(model))
+    assert same(weights_of[0], weights_of[1]) and same(weights_of[0], weights_of[2])
+
+
+@pytest.mark.parametrize("variant", ["residual", "resnet_v1", "resnet_v2", "norm_after_add", "rskip_norm"])
+@pytest.mark.parametrize("shortcut", ["zero_pad", "projection"])
+def test_every_gradient_of_a_network_in_channels_last_is_channels_last(variant, shortcut):
+    model = cifar_resnet(depth=8, width=8, variant=variant, shortcut=shortcut).to(memory_format=torch.channels_last)
+    left = []
+
+    def look(name, gradient):
+        if not gradient.is_contiguous(memory_format=torch.channels_last):
+            left.append(name)
+
+    def follow(name, module, given, made):
+        made.register_hook(lambda gradient: look(name, gradient))
+
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, Block)):
+            module.register_forward_hook(partial(follow, name))
+    x = torch.randn(4, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    model(x).square().sum().backward()
+    assert set(left) <= {"stack.blocks.2"}  # the last: its gradient is that of the mean over all pixels
+
+
+def test_glibc_keeps_what_a_step_frees():
+    if platform.libc_ver()[0] != "glibc":
+        pytest.skip("another C library")
+    code = """
+import resource, torch
+from resnorm.training.memory import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.empty(2**24, dtype=torch.uint8).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+before = faults()
+assert keep_freed_memory()
+faults()
+print(before, faults())
+"""
+    before, after = map(int, subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split())
+    assert after < before / 10
+
+
+def test_a_cuda_graph_is_refused_where_there_is_none():
+    with pytest.raises(ValueError, match="cuda_graph=True on cpu in fp32: it needs a GPU"):
+        fit(mlp(), images(), RECIPE, device="cpu", cuda_graph=True, progress=False)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_cuda_graph_takes_the_same_steps(optimizer):
+    recipe = replace(RECIPE, optimizer=optimizer, lr=0.01, augment="crop_flip", precision="fp32")
+    found, models = images(size=16, channels=3), []
+    for cuda_graph in (False, True):
+        torch.manual_seed(0)
+        models.append(cifar_resnet(depth=8, width=8, classes=4))
+        fit(models[-1], found, recipe, device="cuda", cuda_graph=cuda_graph, progress=False)
+    for a, b in zip(weights(models[0]), weights(models[1]), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_no_step_waits_for_the_gpu(monkeypatch):
+    model, found = cifar_resnet(depth=8, width=8, classes=4), images(size=16, channels=3)
+    trained_on = loop._Loop._train_on
+
+    def strict(self, inputs, targets):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            trained_on(self, inputs, targets)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(loop._Loop, "_train_on", strict)
+    fit(model, found, replace(RECIPE, augment="crop_flip", precision="bf16"), device="cuda", progress=False)
 
 
 # --- Scores and optimisers

@@ -57,14 +57,14 @@ class Batches:
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.shift = None
         if self.images:
-            self.mean = torch.tensor(data.mean, device=device) * 255
-            self.scale = 1 / (torch.tensor(data.std, device=device) * 255)
+            mean = torch.tensor(data.mean) * 255
+            self.mean, self.scale = mean.to(device), 1 / (torch.tensor(data.std) * 255).to(device)
             # Channels stand last in memory, so that one index takes whole pixels.
             inputs = inputs.permute(0, 2, 3, 1)
             self.size = inputs.shape[1:3]
             if augment == "crop_flip":
                 self.shift = max(1, self.size[0] // 8)
-                inputs = self._mirrored(inputs)
+                inputs = self._mirrored(inputs, mean.round().to(torch.uint8))
         self.bytes = inputs.nbytes + targets.nbytes
         self.home = device if _fits(self.bytes, device) else torch.device("cpu")
         if self.home != device:
@@ -80,11 +80,11 @@ class Batches:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def _mirrored(self, inputs: Tensor) -> Tensor:
-        """The images with a border of the mean pixel, each followed by its mirror image."""
+    def _mirrored(self, inputs: Tensor, border: Tensor) -> Tensor:
+        """The images with a border of one pixel's value, each followed by its mirror image."""
         (height, width), shift = self.size, self.shift
         padded = inputs.new_empty(len(inputs), 2, height + 2 * shift, width + 2 * shift, inputs.shape[-1])
-        padded[:] = self.mean.round().to("cpu", torch.uint8)
+        padded[:] = border
         padded[:, 0, shift:-shift, shift:-shift] = inputs
         padded[:, 1, shift:-shift, shift:-shift] = inputs.flip(2)
         return padded.flatten(0, 1)

@@ -1,0 +1,244 @@
+r"""The recursive skip at the price of one norm: any order in one read of $x$ and $h$ and one write of $y$.
+
+As written, rSkip of order k with a layer norm $n$ costs k additions and k norms:
+
+$$y_1 = n(x + h), \qquad y_k = n(x + y_{k-1})$$
+
+Without an affine map between the steps, every $y_k$ lies in the plane of the centred $u = x - \bar x$ and
+$v = t - \bar t$ with $t = x + h$. Two scalars a row say where:
+
+$$y_k = \alpha_k u + \beta_k v, \qquad \alpha_1 = 0, \quad \beta_1 = (W + \varepsilon)^{-1/2}$$
+
+$$s_k = \left((1+\alpha_{k-1})^2 A + 2 (1+\alpha_{k-1}) \beta_{k-1} D + \beta_{k-1}^2 W + \varepsilon\right)^{-1/2},
+\qquad \alpha_k = (1 + \alpha_{k-1})\, s_k, \quad \beta_k = \beta_{k-1}\, s_k$$
+
+with $A = \overline{u^2}$, $D = \overline{uv}$, $W = \overline{v^2}$, the means of a row. The gain and bias of the last
+norm follow. The basis has the sum $t$ and not $h$, because near $h = -x$ the sum is exact and a difference of large
+terms is not.
+
+Backward, with $g$ the gradient times the gain, $p = \overline{gu}$, $q = \overline{gv}$: from $k$ down to 2, with
+$c = 1 + \alpha_{k-1}$ and $b = \beta_{k-1}$,
+
+$$\delta = -\tfrac12 s_k^3 (p c + q b), \quad \dot A \mathrel{+}= \delta c^2, \quad \dot D \mathrel{+}= 2 \delta c b,
+\quad \dot W \mathrel{+}= \delta b^2, \quad p \leftarrow p s_k + 2 \delta (c A + b D),
+\quad q \leftarrow q s_k + 2 \delta (c D + b W)$$
+
+then $\dot W \mathrel{-}= \tfrac12 q \beta_1^3$, and $dh = \beta_k (g - \bar g) + \dot D u + 2 \dot W v$,
+$dx = dh + \alpha_k (g - \bar g) + 2 \dot A u + \dot D v$.
+
+The order k is that of [liu2020rethinking]; the closed form is this book's. On CPU the rows are a compiled C++ loop
+(`resnorm.recursion.cpu`), on GPUs Triton kernels (`resnorm.recursion.cuda`); elsewhere the recursion runs as written.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from resnorm.recursion import cpu
+
+__all__ = ["closed_form", "recursion", "recursive_skip", "recursive_skip_steps"]
+
+MOST = 63  # the highest order of the compiled loop
+SMALL = 2**14  # with fewer elements on CPU a call costs more than it saves
+
+
+def recursion(x: Tensor, h: Tensor, order: int, weight: Tensor | None = None, bias: Tensor | None = None,
+              eps: float = 1e-5) -> Tensor:  # fmt: skip
+    r"""Compute the recursive skip as it is written: $y_k = n(x + y_{k-1})$, the last norm with gain and bias.
+
+    Shapes: x, h and the result (..., features), weight and bias (features,). Raises `ValueError` for an order below 1.
+    Citation: liu2020rethinking.
+    """
+    _check(x, h, order)
+    for _ in range(order - 1):
+        h = F.layer_norm(x + h, x.shape[-1:], eps=eps)
+    return F.layer_norm(x + h, x.shape[-1:], weight, bias, eps)
+
+
+def closed_form(x: Tensor, h: Tensor, order: int, weight: Tensor | None = None, bias: Tensor | None = None,
+                eps: float = 1e-5) -> Tensor:  # fmt: skip
+    r"""Compute the same in closed form, $y_k = \alpha_k u + \beta_k v$, in plain tensor operations: to read, and to test.
+
+    Shapes and errors: as `recursion`.
+    """
+    _check(x, h, order)
+    t = x + h
+    u, v = x - x.mean(-1, keepdim=True), t - t.mean(-1, keepdim=True)
+    A, D, W = (product.mean(-1, keepdim=True) for product in (u * u, u * v, v * v))
+    alpha, beta = torch.zeros_like(W), (W + eps).rsqrt()
+    for _ in range(order - 1):
+        c = 1 + alpha
+        s = ((c * c * A + 2 * c * beta * D + beta * beta * W).clamp(min=0) + eps).rsqrt()
+        alpha, beta = c * s, beta * s
+    y = alpha * u + beta * v
+    return y if weight is None else y * weight + bias
+
+
+def recursive_skip(x: Tensor, h: Tensor, order: int, weight: Tensor | None = None, bias: Tensor | None = None,
+                   eps: float = 1e-5) -> Tensor:  # fmt: skip
+    r"""Compute the recursive skip of order k, affine map last, by the fastest way there is: the result of `recursion`.
+
+    On CPU and on GPUs one kernel forward and one backward, of any order; the recursion as written for tensors of fewer
+    than 16,384 elements on CPU, on other devices, and where there is no compiler. Second derivatives need `recursion`.
+    Shapes: x, h and the result (..., features), weight and bias (features,), both or neither. Where the types of x and h
+    differ, both are raised as by x + h; on GPUs autocast computes in float32, as it does for layer norm.
+    Raises `ValueError` for an order below 1, or for x and h of different shapes. Citation: liu2020rethinking.
+    """
+    _check(x, h, order)
+    if (weight is None) != (bias is None) or not _fused(x, order):
+        return recursion(x, h, order, weight, bias, eps)
+    return torch.ops.resnorm.recursive_skip(*_raised(x, h), order, weight, bias, eps)
+
+
+def recursive_skip_steps(x: Tensor, h: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor],
+                         eps: float = 1e-5) -> Tensor:  # fmt: skip
+    r"""Compute the recursive skip whose every step has its own gain and bias: $y_k = n_k(x + y_{k-1})$, one pair a step.
+
+    A gain leaves the plane of u and v, so there is no closed form: on GPUs one kernel takes all steps of a row while
+    the row is in registers, elsewhere the recursion runs as written. Second derivatives need the steps written out.
+    Shapes: x, h and the result (..., features), each weight and bias (features,). Raises `ValueError` where there is no
+    step, or not as many biases as weights. Citation: liu2020rethinking.
+    """
+    if not weights or len(weights) != len(biases):
+        raise ValueError(f"{len(weights)} gains and {len(biases)} biases; give one of each for every step, at least one")
+    _check(x, h, len(weights))
+    if x.device.type == "cuda" and _fused(x, len(weights)):
+        x, h = _raised(x, h)
+        return torch.ops.resnorm.recursive_skip_steps(x, h, torch.stack(tuple(weights)), torch.stack(tuple(biases)), eps)
+    for weight, bias in zip(weights, biases, strict=True):
+        h = F.layer_norm(x + h, x.shape[-1:], weight, bias, eps)
+    return h
+
+
+def _check(x: Tensor, h: Tensor, order: int) -> None:
+    if isinstance(order, bool) or not isinstance(order, int) or order < 1:
+        raise ValueError(f"order={order!r}; the order of a recursive skip is an integer of 1 or more")
+    if x.shape != h.shape:
+        raise ValueError(f"x has the shape {tuple(x.shape)} and h {tuple(h.shape)}; the skip and the branch must have the same")
+
+
+def _fused(x: Tensor, order: int) -> bool:
+    if order > MOST or x.numel() == 0:
+        return False
+    if x.device.type == "cuda":
+        from resnorm.recursion import cuda
+
+        return cuda.AVAILABLE and x.shape[-1] <= cuda.WIDEST
+    return x.device.type == "cpu" and x.numel() >= SMALL and _has_library()
+
+
+@torch.compiler.assume_constant_result
+def _has_library() -> bool:
+    return cpu.library() is not None
+
+
+def _raised(x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(x.dtype, h.dtype)
+    if x.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
+        dtype = torch.promote_types(dtype, torch.float32)
+    return x.to(dtype), h.to(dtype)
+
+
+# ---------------------------------------------------------------------------------------------------- the operators
+
+
+@torch.library.custom_op("resnorm::recursive_skip", mutates_args=())
+def _forward(x: Tensor, h: Tensor, order: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    dtype, (x, h) = x.dtype, _computed(x, h)
+    affine = [None if tensor is None else _like(tensor, x) for tensor in (weight, bias)]
+    return _kernels(x).forward(x, h, order, *affine, eps).to(dtype)
+
+
+@torch.library.custom_op("resnorm::recursive_skip_backward", mutates_args=())
+def _backward(gradient: Tensor, x: Tensor, h: Tensor, order: int, weight: Tensor | None, eps: float) -> list[Tensor]:
+    dtype, (gradient, x, h) = x.dtype, _computed(gradient, x, h)
+    affine = None if weight is None else _like(weight, x)
+    dx, dh, dweight, dbias = _kernels(x).backward(gradient, x, h, order, affine, eps)
+    found = [dx.to(dtype), dh.to(dtype)]
+    return found if weight is None else found + [dweight.to(weight.dtype), dbias.to(weight.dtype)]
+
+
+@_forward.register_fake
+def _(x, h, order, weight, bias, eps):
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@_backward.register_fake
+def _(gradient, x, h, order, weight, eps):
+    found = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (x, h)]
+    return found if weight is None else found + [torch.empty_like(weight), torch.empty_like(weight)]
+
+
+def _keep(ctx, inputs, output) -> None:
+    x, h, ctx.order, weight, _, ctx.eps = inputs
+    ctx.save_for_backward(x, h, weight)
+
+
+def _differentiate(ctx, gradient: Tensor):
+    x, h, weight = ctx.saved_tensors
+    found = torch.ops.resnorm.recursive_skip_backward(gradient, x, h, ctx.order, weight, ctx.eps)
+    dx, dh, dweight, dbias = found if weight is not None else (*found, None, None)
+    return dx, dh, None, dweight, dbias, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_keep)
+
+
+@torch.library.custom_op("resnorm::recursive_skip_steps", mutates_args=())
+def _forward_steps(x: Tensor, h: Tensor, weights: Tensor, biases: Tensor, eps: float) -> Tensor:
+    from resnorm.recursion import cuda
+
+    return cuda.forward_steps(x.contiguous(), h.contiguous(), weights, biases, eps)
+
+
+@torch.library.custom_op("resnorm::recursive_skip_steps_backward", mutates_args=())
+def _backward_steps(gradient: Tensor, x: Tensor, h: Tensor, weights: Tensor, biases: Tensor, eps: float) -> list[Tensor]:
+    from resnorm.recursion import cuda
+
+    return list(cuda.backward_steps(gradient.contiguous(), x.contiguous(), h.contiguous(), weights, biases, eps))
+
+
+@_forward_steps.register_fake
+def _(x, h, weights, biases, eps):
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@_backward_steps.register_fake
+def _(gradient, x, h, weights, biases, eps):
+    found = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in (x, h)]
+    return found + [torch.empty_like(weights), torch.empty_like(biases)]
+
+
+def _keep_steps(ctx, inputs, output) -> None:
+    *tensors, ctx.eps = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate_steps(ctx, gradient: Tensor):
+    return (*torch.ops.resnorm.recursive_skip_steps_backward(gradient, *ctx.saved_tensors, ctx.eps), None)
+
+
+_forward_steps.register_autograd(_differentiate_steps, setup_context=_keep_steps)
+
+
+def _kernels(x: Tensor):
+    if x.device.type == "cpu":
+        return cpu
+    from resnorm.recursion import cuda
+
+    return cuda
+
+
+def _computed(*tensors: Tensor) -> list[Tensor]:
+    """Contiguous, and float16 raised to float32 on CPU, which has no arithmetic for it."""
+    half = tensors[0].device.type == "cpu" and tensors[0].dtype == torch.float16
+    return [(tensor.float() if half else tensor).contiguous() for tensor in tensors]
+
+
+def _like(affine: Tensor, x: Tensor) -> Tensor:
+    return affine.to(torch.float64 if x.dtype == torch.float64 else torch.float32).contiguous()

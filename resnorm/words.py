@@ -22,10 +22,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from resnorm import drawing
 from resnorm.letters import DEFAULTS, Add, setting_of
+from resnorm.norms import LayerNorm, LayerNorm2d
+from resnorm.recursion import recursive_skip, recursive_skip_steps
 
 BRANCHES = {
     "F": "branch",
@@ -137,7 +140,7 @@ def _first_leaf(module: nn.Module) -> nn.Module:
         module = children[0]
     return module
 
-_RUN, _PLAIN_ADD, _MERGE, _BAR, _BLANK, _HALF, _FIRST = range(7)
+_RUN, _PLAIN_ADD, _MERGE, _BAR, _BLANK, _HALF, _FIRST, _RECURSION = range(8)
 
 
 class Block(nn.Module):
@@ -194,7 +197,7 @@ class Block(nn.Module):
                 plain = letter == "a" and getattr(module, "plain", False)
                 plan.append((_PLAIN_ADD if plain else _MERGE if merges else _RUN, name, letter))
                 width, skip_fresh = _out_width(module, width), isinstance(module, nn.Identity) and skip_fresh
-        self.plan = tuple(plan)
+        self.plan = _with_recursions(plan, self._modules)
         self.out_width = width
         self._tie(letters)
 
@@ -240,9 +243,34 @@ class Block(nn.Module):
                 h = 0.5 * h
             elif code == _FIRST:
                 h = h + first
+            elif code == _RECURSION:
+                h = self._recursion(name, skip, h)
             else:
                 skip = h
         return h
+
+    def _recursion(self, names: tuple[str, ...], x: Tensor, h: Tensor) -> Tensor:
+        """The steps `an`, in one kernel where the norms, as they are now, allow it, else one by one."""
+        norms = [self._modules[name] for name in names]
+        last = norms[-1]
+        # A module that was put in place of a norm, or a hook on one, is to be called.
+        plain = type(last) in (LayerNorm, LayerNorm2d) and all(
+            type(n) is type(last) and n.eps == last.eps and not _hooked(n) for n in norms
+        )
+        affine_last = plain and all(n.weight is None for n in norms[:-1])
+        affine_steps = plain and x.device.type == "cuda" and all(n.bias is not None for n in norms)
+        pixels = type(last) is LayerNorm2d
+        if not (affine_last or affine_steps) or (pixels and not _channels_last(x, h)):
+            for n in norms:
+                h = n(x + h)
+            return h
+        if pixels:
+            x, h = x.movedim(1, -1), h.movedim(1, -1)
+        if affine_last:
+            h = recursive_skip(x, h, len(norms), last.weight, last.bias, last.eps)
+        else:
+            h = recursive_skip_steps(x, h, [n.weight for n in norms], [n.bias for n in norms], last.eps)
+        return h.movedim(-1, 1) if pixels else h
 
     def equation(self, latex: bool = False) -> str:
         r"""Write the block as a formula, `n(x + F(x))`, or in LaTeX; sub-blocks and `|` give one line each."""
@@ -255,6 +283,37 @@ class Block(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.word!r}, {self.width} -> {self.out_width}: {self.equation().replace(chr(10), '; ')}"
+
+
+def _with_recursions(plan: list[tuple], modules: dict[str, nn.Module]) -> tuple[tuple, ...]:
+    """The plan with every recursive skip, two or more steps `an` with a layer norm, as one entry."""
+    found: list[tuple] = []
+    start = 0
+    while start < len(plan):
+        end, names = start, []
+        while (
+            end + 1 < len(plan)
+            and plan[end][0] == _PLAIN_ADD
+            and plan[end + 1][2] == "n"
+            and type(modules[plan[end + 1][1]]) in (LayerNorm, LayerNorm2d)
+        ):
+            names.append(plan[end + 1][1])
+            end += 2
+        if len(names) > 1:
+            found.append((_RECURSION, tuple(names), "n"))
+            start = end
+        else:
+            found.append(plan[start])
+            start += 1
+    return tuple(found)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
+
+
+def _channels_last(*tensors: Tensor) -> bool:
+    return all(one.dim() == 4 and one.is_contiguous(memory_format=torch.channels_last) for one in tensors)
 
 
 def _factories(word: str, letters: dict[str, Any]) -> dict[int, Callable[..., nn.Module]]:

@@ -93,6 +93,7 @@ def site_key(project: Project, folders: dict[str, Path]) -> str:
     """What the pages depend on: executions, prose, configuration, the package's docstrings, the pinned versions."""
     paths = chapters.files_under(project.root / "resnorm", "*.py")
     paths += [path for path in chapters.files_under(project.root / "book", "*") if "__pycache__" not in path.parts]
+    paths += chapters.files_under(project.root / "results/benchmarks", "*.json")
     paths += [project.root / name for name in ("_config.yml", "_toc.yml", "requirements.txt")]
     paths += [project.notebook(chapter) for chapter in project.chapters]
     executions = {chapter: folder.name for chapter, folder in folders.items()}

@@ -129,7 +129,7 @@ def execution_key(project: Project, chapter: str, preset: str) -> str:
     notebook = nbformat.read(project.notebook(chapter), 4)
     cells = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in notebook.cells]
     claims = [claim for claim in project.claims if claim["chapter"] == chapter]
-    paths = files_under(project.root / "resnorm", "*.py") + files_under(project.root / "results", "*.json")
+    paths = files_under(project.root / "resnorm", "*.py", "*.cpp") + files_under(project.root / "results", "*.json")
     environment = [platform.python_version(), Path(__file__).read_text(encoding="utf-8")]
     return fingerprint([*paths, project.root / "requirements.txt"], project.root,
                        [cells, parameters(notebook, preset), claims, environment])  # fmt: skip

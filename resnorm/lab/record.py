@@ -98,7 +98,7 @@ def provenance(outcome: Any) -> dict[str, Any]:
 def source_hash() -> str:
     """Hash the package's source as it was when this process first asked: 16 hexadecimal digits."""
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.cpp")]):
         name = path.relative_to(PACKAGE).as_posix()
         if name not in _NOT_HASHED:
             digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")

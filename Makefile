@@ -6,9 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The name of the stamp holds what is installed, so that another branch or another version installs again.
 INSTALLED := $(VENV)/installed-$(shell cat requirements.txt pyproject.toml | cksum | tr ' ' '-')
+PEERS := $(INSTALLED)-peers-$(shell cksum < benchmarks/requirements.txt | tr ' ' '-')
+BENCHMARKS := training_loops language_model engine recursive_skip costs
 
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks screenshots clean distclean
+.PHONY: help book test bench notebooks screenshots clean distclean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
@@ -18,6 +20,9 @@ book: $(INSTALLED)  ## build the book into _build/html (PRESET=smoke|cpu|colab|p
 
 test: $(INSTALLED)  ## run all tests (ARGS="-k words")
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)
+
+bench: $(PEERS)  ## measure this package beside others into results/benchmarks (ARGS="--quick")
+	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(ARGS); done
 
 notebooks: $(INSTALLED)  ## strip the notebooks and write the repository's name into them
 	@$(BIN)/python -m book.build --normalise
@@ -40,4 +45,8 @@ $(INSTALLED):
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@rm -f $(VENV)/installed-*
+	@touch $@
+
+$(PEERS): $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r benchmarks/requirements.txt
 	@touch $@

@@ -54,11 +54,16 @@ def spread(values: list[float]) -> dict[str, float]:
     return dict(median=statistics.median(values), low=min(values), high=max(values))
 
 
-def write(name: str, settings: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
-    """Write ``results/benchmarks/NAME.json`` whole or not at all, with the machine that the rows were measured on."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    content = dict(name=name, provenance=machine(), settings=settings, rows=rows)
-    path = RESULTS / f"{name}.json"
+def write(name: str, settings: dict[str, Any], rows: list[dict[str, Any]], folder: Path | None = None,
+          provenance: dict[str, Any] | None = None) -> Path:  # fmt: skip
+    """Write ``NAME.json`` whole or not at all, with the machine that the rows were measured on.
+
+    It goes to ``results/benchmarks`` where no folder is named; that machine is this one where none is given.
+    """
+    folder = folder or RESULTS
+    folder.mkdir(parents=True, exist_ok=True)
+    content = dict(name=name, provenance=provenance or machine(), settings=settings, rows=rows)
+    path = folder / f"{name}.json"
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(_rounded(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, path)

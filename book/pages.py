@@ -11,12 +11,12 @@ from types import ModuleType
 
 import nbformat
 
-from book import opening_figure
+from book import benchmarks, opening_figure
 from book.chapters import Project
 
 # The package's modules from the bottom up: a module imports only from those before it (tests/test_structure.py).
 MODULES = (
-    "norms", "drawing", "letters", "words", "streams", "branches", "init", "catalog", "models", "theory", "probes",
+    "norms", "recursion", "drawing", "letters", "words", "streams", "branches", "init", "catalog", "models", "theory", "probes",
     "data", "training", "lab", "claims", "plots",
 )  # fmt: skip
 GROUPS = {
@@ -36,12 +36,18 @@ VERDICTS = {"holds": "✓", "holds only when": "◐", "does not hold": "✗", "n
 def write_pages(project: Project, source: Path, verdicts: dict[str, dict]) -> None:
     """Write every generated page into the folder that Jupyter Book reads."""
     keys = bibliography_keys(project)
+    measured = benchmarks.read(project.root / "results/benchmarks")
     (source / "api").mkdir(exist_ok=True)
-    pages = {"gallery": gallery(), "claims": ledger(project, verdicts, keys), "api/index": api_index(),
+    pages = {"gallery": gallery(measured), "claims": ledger(project, verdicts, keys), "api/index": api_index(),
              "api/command_line": command_line(project)}  # fmt: skip
     pages |= {f"api/{name}": api(name, keys) for name in MODULES}
     for name, text in pages.items():
         (source / f"{name}.md").write_text(text, encoding="utf-8")
+    fast = source / "fast_training.md"
+    text, missing = benchmarks.fill(fast.read_text(encoding="utf-8"), measured, source)
+    fast.write_text(text, encoding="utf-8")
+    if missing:
+        print(f"  fast_training: not measured yet: {', '.join(missing)}")
     index = source / "index.md"
     figure = f"![{opening_figure.draw(source / 'opening_figure.svg')}](opening_figure.svg)"
     index.write_text(index.read_text(encoding="utf-8").replace("OPENING_FIGURE", figure), encoding="utf-8")
@@ -56,8 +62,8 @@ def bibliography_keys(project: Project) -> list[str]:
 # -------------------------------------------------------------------------------- gallery
 
 
-def gallery() -> str:
-    """Every variant of the catalog: word, equation, drawing, properties, citation."""
+def gallery(measured: dict[str, dict] | None = None) -> str:
+    """Every variant of the catalog: word, equation, drawing, properties, cost where it is `measured`, citation."""
     from resnorm.catalog import VARIANTS
 
     parts = [
@@ -66,13 +72,18 @@ def gallery() -> str:
         "`n` normalises, `a` adds the skip, `r` is an activation; [the reference](api/words.md) has all letters. "
         "This page is generated from `resnorm.catalog.VARIANTS`: the word, the equation and the drawing all come from "
         "the same string that builds the module.",
+        benchmarks.costs(measured or {}),
     ]
     for tag, (title, sentence) in GROUPS.items():
-        parts += [f"## {title}", sentence, *(_variant(one) for one in VARIANTS.values() if tag in one.tags)]
+        parts += [
+            f"## {title}",
+            sentence,
+            *(_variant(one, measured or {}) for one in VARIANTS.values() if tag in one.tags),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
-def _variant(variant) -> str:
+def _variant(variant, measured: dict[str, dict]) -> str:
     width = 64
     block = variant.block(width)
     branches = sum(
@@ -86,6 +97,7 @@ def _variant(variant) -> str:
         f"{learned:,} of {learned + branches:,} parameters lie outside the branches",
         "a stack needs a last norm" if block.ends_in_merge else "a stack needs no last norm",
     ]
+    properties += [cost] if (cost := benchmarks.cost_of(variant.name, measured)) else []
     properties += [f"initialised by [`{variant.init}`](api/init.md)"] if variant.init else []
     return (
         f"(variant-{variant.name.replace('_', '-')})=\n### {variant.title}\n\n"

@@ -1,5 +1,6 @@
 """The book's build: what is executed again, what fails and how it says so, what a page may contain."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ import nbformat
 import pytest
 import yaml
 
-from book import chapters, pages, render
+from book import benchmarks, chapters, pages, render
 from book.chapters import BuildError, Project
 
 ROOT = Path(__file__).parent.parent
@@ -260,6 +261,190 @@ def test_api_documents_what_is_public():
                 assert re.search(rf"^:+{{py:\w+}} {name}\(", text, re.MULTILINE), (
                     f"resnorm.{module}.{name} has no docstring"
                 )
+
+
+# -------------------------------------------------------------------------------- what was measured
+
+
+def spread(median):
+    return dict(median=median, low=median * 0.9, high=median * 1.1)
+
+
+HERE = dict(date="2026-11-21T10:00:00Z", device="A processor", threads=2, torch="2.15.0", commit="0123456789+changes")
+COST = dict(forward=spread(1.3), backward=spread(1.4), memory=1.2, shape=[2, 3, 4])
+MEASURED = {
+    "costs": [
+        COST | dict(kind="norm", norm="batch", input="channels_last", precision="fp32", time=spread(4.6)),
+        COST | dict(kind="norm", norm="batch", input="channels_last", precision="bf16", time=spread(6.2)),
+        COST | dict(kind="variant", variant="pre", group="generic", word="nFa", reference="Fa", precision="fp32",
+                    time=spread(1.37)),
+        COST | dict(kind="variant", variant="residual", group="generic", word="Fa", reference="Fa", precision="fp32",
+                    time=spread(0.99)),
+    ],
+    "training_loops": [
+        dict(kind="speed", loop="resnorm", precision="fp32", images_per_second=spread(812), ratio=spread(1.0)),
+        dict(kind="speed", loop="tutorial", precision="fp32", images_per_second=spread(406), ratio=spread(2.0)),
+        dict(kind="accuracy", loop="resnorm", seeds=3, epochs=6, test_accuracy=0.8765, test_accuracy_sd=0.0021),
+        dict(kind="accuracy", loop="tutorial", seeds=3, epochs=6, test_accuracy=0.8712, test_accuracy_sd=None),
+        dict(kind="limit", precision="fp32", limit_ms=spread(100), step_ms=spread(130), step_over_limit=spread(1.3)),
+        dict(kind="depth", depth=20, step_ms=spread(150), step_ms_a_block=spread(17)),
+    ],
+    "engine": [
+        {"technique": "channels_last", "title": "Channels last", "kept": True, "note": "", "unit": "images/s",
+         "precision": "fp32", "without": spread(500), "with": spread(650), "ratio": spread(1.3)},
+        {"technique": "compile", "title": "Compiling", "kept": False, "note": "Slow start.", "unit": "images/s",
+         "precision": "fp32", "without": spread(500), "with": spread(490), "ratio": spread(0.98)},
+    ],
+    "recursive_skip": [
+        dict(size=[64, 128], dtype="float32", order=order, form=form, ratio_to_layer_norm=spread(value))
+        for form, order, value in [("recursion", 1, 1.1), ("recursion", 2, 2.3), ("closed form", 2, 1.15)]
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """Measurements of a few rows, read back from their files."""
+    folder = tmp_path / "results/benchmarks"
+    folder.mkdir(parents=True)
+    for name, rows in MEASURED.items():
+        content = dict(name=name, provenance=HERE, settings=dict(rounds=7), rows=rows)
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return benchmarks.read(folder)
+
+
+def test_gallery_says_what_was_not_measured(tmp_path):
+    text = pages.gallery(benchmarks.read(tmp_path / "nowhere"))
+    assert "No cost has been measured yet" in text and "`make bench`" in text and "times the time" not in text
+
+
+def test_gallery_shows_costs(measured):
+    text = pages.gallery(measured)
+    assert "| `batch` | channels last | 4.60 (4.14–5.06) | 1.30 | 1.40 | 6.20 (5.58–6.82) | 1.20 |" in text
+    assert "| {ref}`Pre-Norm <variant-pre>` | `nFa` | 1.37 (1.23–1.51) |" in text
+    assert "Measured on 2026-11-21, A processor, 2 threads, torch 2.15.0, commit 0123456+changes, 7 rounds." in text
+    costs = re.findall(r"[\d.]+ times the time and [\d.]+ times the memory of the plain skip `\w+`", text)
+    assert costs == ["1.37 times the time and 1.20 times the memory of the plain skip `Fa`"], "once, under Pre-Norm"
+
+
+def test_page_on_training_fast_without_measurements(tmp_path):
+    source = (ROOT / "book/fast_training.md").read_text(encoding="utf-8")
+    text, missing = benchmarks.fill(source, {}, tmp_path)
+    assert missing == benchmarks.PLACEHOLDER.findall(source) and "{{" not in text
+    assert "Not measured yet: `engine.channels_last`" in text and benchmarks.NO_GPU in text
+    assert not list(tmp_path.iterdir()), "a figure of nothing"
+    assert not re.search(r"\d ?(times|%|images/s|tokens/s|GFLOP)", source), "a measured number typed by hand"
+
+
+def test_page_on_training_fast_with_measurements(tmp_path, measured):
+    source = (ROOT / "book/fast_training.md").read_text(encoding="utf-8")
+    text, missing = benchmarks.fill(source, measured, tmp_path)
+    assert "engine.bf16" in missing and "engine.channels_last" not in missing
+    assert "In fp32 this engine trained 812 images/s, 2.00 times as many as the fastest other loop (tutorial)." in text
+    assert "| tutorial | fp32 | 406 | 2.00 (1.80–2.20) |" in text
+    assert "| resnorm | 87.65 ± 0.21 % |" in text and "In all rows: seeds 3, epochs 6." in text
+    assert (
+        "| precision | step over limit | step (ms) | limit (ms) |" in text and "1.30 (1.17–1.43) | 130 | 100 |" in text
+    )
+    assert "| depth | step (ms) | step a block (ms) |" in text
+    assert "**1.30 times** as fast (1.17 to 1.43): 500 (450–550) images/s without it, 650 (585–715) with it" in text
+    assert "| recursion | 1.10 (0.99–1.21) | 2.30 (2.07–2.53) |\n| closed form | – | 1.15 (1.03–1.26) |" in text
+    declined = text.partition("## What did not pay")[2]
+    assert (
+        "| Compiling | 0.98 (0.88–1.08) |" in declined and "Slow start." in declined and "Channels last" not in declined
+    )
+
+
+def test_summary_compares_what_was_compared(tmp_path, measured):
+    """Where no other loop ran in our precision, the ratio of another precision says nothing about ours."""
+    rows = measured["training_loops"]["rows"]
+    rows.append(dict(rows[0], precision="bf16", images_per_second=spread(1218)))
+    text, _ = benchmarks.fill("{{training_loops.summary}}", measured, tmp_path)
+    assert "In fp32 this engine trained 812 images/s, 2.00 times" in text
+    assert (
+        "In bf16 this engine trained 1,220 images/s, 3.00 times as many as" in text and "(tutorial, in fp32)." in text
+    )
+    rows[1]["ratio_bf16"] = spread(3.1)
+    assert "3.10 times as many" in benchmarks.fill("{{training_loops.summary}}", measured, tmp_path)[0], (
+        "round by round"
+    )
+
+
+def test_page_on_training_fast_explains_what_the_engine_keeps():
+    from benchmarks import engine
+
+    kept = {name: measure[-1] for name, measure in (engine.IN_PROCESS | engine.OWN_PROCESS).items()}
+    source = (ROOT / "book/fast_training.md").read_text(encoding="utf-8")
+    named = {name.partition(".")[2] for name in benchmarks.PLACEHOLDER.findall(source) if name.startswith("engine.")}
+    assert named - set(benchmarks.PARTS["engine"]) == {name for name in kept if kept[name]}
+
+
+def test_gpu_rows_come_from_every_file(tmp_path, measured):
+    row = dict(kind="speed", loop="resnorm", precision="bf16", device="NVIDIA T4", images_per_second=spread(31000))
+    measured["training_loops"]["rows"].append(row)
+    text, missing = benchmarks.fill("{{gpu.tables}}", measured, tmp_path)
+    assert not missing and "31,000" in text and "812" not in text
+
+
+def test_figures_say_their_numbers(tmp_path, measured):
+    text, _ = benchmarks.fill("{{training_loops.figure}}", measured, tmp_path)
+    assert text == ("![Horizontal bars of images/s, median and range. resnorm, fp32: 812 (731 to 893), this engine; "
+                    "tutorial, fp32: 406 (365 to 447).](training_loops.svg)")  # fmt: skip
+    drawn = (tmp_path / "training_loops.svg").read_text()
+    measured["training_loops"]["rows"][1]["images_per_second"] = spread(200)
+    assert "tutorial, fp32: 200 (180 to 220)" in benchmarks.fill("{{training_loops.figure}}", measured, tmp_path)[0]
+    assert drawn != (tmp_path / "training_loops.svg").read_text()
+
+
+@pytest.mark.parametrize("name", ["engin.channels_last", "training_loops.sped", "engine"])
+def test_placeholder_that_nothing_fills(tmp_path, measured, name):
+    with pytest.raises(BuildError, match=rf"\{{\{{{re.escape(name)}\}}\}} is no placeholder.*training_loops.speed"):
+        benchmarks.fill(f"It is {{{{{name}}}}}.", measured, tmp_path)
+
+
+def test_broken_measurement_is_named(tmp_path):
+    (tmp_path / "costs.json").write_text("{")
+    with pytest.raises(BuildError, match="costs.json is no JSON.*make bench"):
+        benchmarks.read(tmp_path)
+
+
+def test_costs_compare_the_same_branches():
+    from benchmarks import costs
+    from resnorm import VARIANTS, Block
+
+    words = {
+        "pre": "Fa", "rskip_norm": "Fa", "resnet_v1": "CrCa", "bottleneck_v2": "CrCrCa", "projection_v2": "CrCa",
+        "conv_act_norm_add": "Cra", "densenet": "CrCc", "encoder_b2t": "Aa Ma", "decoder_post": "Aa Xa Ma",
+    }  # fmt: skip
+    assert {name: costs.plain_skip(VARIANTS[name].spell()) for name in words} == words
+    for variant in VARIANTS.values():
+        same = costs.branches(variant.block(16))
+        plain, own = Block(costs.plain_skip(variant.spell()), 16, **same), variant.block(16, **same)
+        learned = {id(p) for name, part in own.named_children() if name[-1].isupper() for p in part.parameters()}
+        assert learned and {id(parameter) for parameter in plain.parameters()} == learned, variant.name
+
+
+def test_costs_name_every_norm():
+    from benchmarks import costs
+    from resnorm.norms import NORMS, call_form
+
+    assert {call_form(name)[0] for name in (*costs.ON_IMAGES, *costs.ON_TOKENS)} == set(NORMS) - {"none"}
+
+
+def test_costs_count_what_is_saved_for_backward():
+    import torch
+
+    from benchmarks import costs
+    from resnorm import norm
+
+    x = torch.randn(4, 8, requires_grad=True)
+    linear = costs.Cost(torch.nn.Linear(8, 8), x, "fp32")
+    assert linear.saved_bytes == x.nbytes, "the input; the weight is a parameter"
+    # Its input, and a mean and a standard deviation for each of the four rows.
+    assert costs.Cost(norm("layer", 8), x, "fp32").saved_bytes == x.nbytes + 2 * 4 * 4
+    twice = costs.Cost(torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(8, 8)), x, "fp32")
+    assert twice.saved_bytes == x.nbytes, "the ReLU's output is the linear layer's input: one storage"
+    assert [gradient.shape for gradient in linear.backward()] == [(4, 8), (8, 8), (8,)]
 
 
 # -------------------------------------------------------------------------------- sources

@@ -1,0 +1,192 @@
+"""The benchmarks' harness: one clock for every loop, ratios round by round, rows of the agreed form."""
+
+import json
+from dataclasses import replace
+from time import sleep
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import language_model, training_loops
+from benchmarks.peers import LOOPS, OURS, Task, batches
+from benchmarks.turns import Clock, Process, chosen, first_round, speed_rows
+from resnorm.data import load
+from resnorm.training import Recipe, learning_rates
+
+
+def spreads(rows):
+    """Every median of the rows, with its range."""
+    return [value for row in rows for value in row.values() if isinstance(value, dict)]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmarks")
+    arguments = ["--quick", "--folder", str(folder), "--loops"]
+    training_loops.main([*arguments, "resnorm,resnorm_bf16,tutorial_0"])
+    return json.loads((folder / "training_loops.json").read_text())
+
+
+def test_quick_run_writes_the_agreed_form(written):
+    assert list(written) == ["name", "provenance", "settings", "rows"] and written["name"] == "training_loops"
+    assert {"commit", "device", "threads", "torch", "date"} <= set(written["provenance"])
+    kinds = dict.fromkeys(row["kind"] for row in written["rows"])
+    assert list(kinds) == ["speed", "limit", "pipeline", "overhead", "depth", "data"]
+    assert [(row["loop"], row["precision"]) for row in written["rows"] if row["kind"] == "speed"] == [
+        ("resnorm", "fp32"), ("resnorm", "bf16"), ("PyTorch tutorial, no workers", "fp32")
+    ]  # fmt: skip
+    found = spreads(written["rows"])
+    assert len(found) > 20 and all(0 < one["low"] <= one["median"] <= one["high"] for one in found)
+
+
+def test_ours_over_ours_is_one(written):
+    ours = {row["precision"]: row for row in written["rows"] if row["kind"] == "speed" and row["loop"] == "resnorm"}
+    assert ours["fp32"]["ratio"] == ours["bf16"]["ratio_bf16"] == dict(median=1, low=1, high=1)
+    assert ours["fp32"]["ratio_bf16"] != ours["fp32"]["ratio"]
+
+
+def test_limit_counts_convolutions_and_passes(written):
+    for row in written["rows"]:
+        if row["kind"] == "limit":
+            convolutions, passes = (row[key]["median"] for key in ("convolutions_ms", "passes_ms"))
+            assert convolutions > 0 and passes > 0
+            assert row["limit_ms"]["high"] <= (row["convolutions_ms"]["high"] + row["passes_ms"]["high"]) * 1.001
+
+
+def test_quick_language_model(tmp_path):
+    language_model.main(["--quick", "--folder", str(tmp_path), "--loops", "resnorm,tutorial"])
+    rows = json.loads((tmp_path / "language_model.json").read_text())["rows"]
+    assert [row["loop"] for row in rows] == ["resnorm", "nn.TransformerEncoder, tutorial"]
+    assert all(one["median"] > 0 for one in spreads(rows))
+
+
+def test_accuracy_starts_again_where_it_stopped(tmp_path, capsys):
+    arguments = ["--accuracy", "--quick", "--folder", str(tmp_path), "--loops", "resnorm", "--target", "0.01"]
+    path = tmp_path / "training_loops.json"
+    training_loops.main(arguments)
+    before = json.loads(path.read_text())["rows"]
+    assert [row["kind"] for row in before] == ["run", "accuracy"] and before[1]["seconds_to_target"]["median"] > 0
+    assert len(before[0]["accuracy"]) == len(before[0]["seconds"]) == before[0]["epochs"]
+    assert before[0]["test_accuracy"] > 0.2, "of ten classes, after two epochs"
+    before[0]["test_accuracy"] = 0.5
+    path.write_text(json.dumps(dict(settings=dict(rounds=3), provenance=dict(date="then"), rows=before)))
+    training_loops.main([*arguments, "--target", "1.1"])
+    assert "there already" in capsys.readouterr().out
+    content = json.loads(path.read_text())
+    assert content["provenance"]["date"] == "then" and content["settings"] == dict(rounds=3), "of the rows on speed"
+    run, summary = content["rows"]
+    assert run["test_accuracy"] == summary["test_accuracy"] == 0.5, "it was trained once more"
+    assert summary["seconds_to_target"] is None, "an accuracy that nobody reaches"
+
+
+def test_ratios_are_formed_round_by_round():
+    seconds = dict(resnorm=[1.0, 2.0, 4.0], tutorial=[2.0, 2.0, 12.0])
+    ours, peer = speed_rows(LOOPS, seconds, dict.fromkeys(seconds, (0, 10)), OURS, "images_per_second", items=8)
+    assert peer["ratio"] == dict(median=2, low=1, high=3), "the ratio of the medians would be 1"
+    assert ours["images_per_second"] == dict(median=4, low=2, high=8) and "ratio_bf16" not in peer
+    assert peer["peak_memory_bytes"] == 10
+
+
+def test_the_fastest_number_of_workers_is_taken():
+    class Answers:
+        def ask(self, workers):
+            return {0: (0.3, 5), 1: (0.1, 7), 2: (0.2, None)}[workers]
+
+    assert first_round(Answers(), (0, 1, 2)) == (1, 7)
+
+
+def test_missing_peer_is_left_out_with_a_reason(capsys):
+    loops = {"here": LOOPS["resnorm"], "away": replace(LOOPS["timm"], packages=("no_such_package",))}
+    assert chosen(loops, None) == ["here"]
+    assert "timm train.py is left out: the package no_such_package is not installed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("benchmark", [training_loops, language_model])
+def test_unknown_loop_names_the_allowed_ones(benchmark):
+    with pytest.raises(ValueError, match="unknown loop 'keras'; allowed: resnorm, resnorm_bf16, tutorial"):
+        benchmark.main(["--quick", "--loops", "resnorm,keras"])
+
+
+def test_clock_counts_training_steps_and_leaves_out_what_is_aside():
+    model = nn.Linear(2, 2)
+    clock = Clock(model, (1, 2), aside=lambda: sleep(0.05))
+    for _ in range(2):
+        model(torch.zeros(1, 2))
+        model.eval()
+        model(torch.zeros(1, 2))
+        model.train()
+    assert clock.step == 2 and len(clock.seconds) == 1
+    model(torch.zeros(1, 2))
+    assert clock.seconds[1] - clock.seconds[0] < 0.04
+
+
+def fails():
+    raise ArithmeticError("no such number")
+
+
+def test_failure_in_another_process_is_told():
+    process = Process(fails)
+    try:
+        with pytest.raises(RuntimeError, match="no such number"):
+            process.ask()
+    finally:
+        process.close()
+
+
+def test_batches_go_on_over_epochs():
+    assert list(batches([1, 2, 3], 7)) == [1, 2, 3, 1, 2, 3, 1]
+
+
+def test_layers_of_the_peer_do_not_start_alike():
+    torch.manual_seed(0)
+    model = language_model.EncoderLM(vocabulary=11, context=6)
+    first, second = (layer.linear1.weight for layer in model.encoder.layers[:2])
+    assert not torch.equal(first, second)
+    tokens = torch.randint(11, (2, 6))
+    later = tokens.clone()
+    later[:, 4:] = (later[:, 4:] + 1) % 11
+    before, after = model(tokens), model(later)
+    assert torch.allclose(before[:, :4], after[:, :4], atol=1e-6), "it sees the future"
+    assert not torch.allclose(before[:, 4:], after[:, 4:])
+
+
+def recorded_steps():
+    """A function that gives the settings of the optimiser in each step of a loop, and the accuracy that it reached."""
+    step, data = torch.optim.SGD.step, load("digits")
+
+    def measured(name, task):
+        seen = []
+
+        def record(self, *arguments, **options):
+            keys = ("lr", "momentum", "nesterov", "weight_decay")
+            seen.extend([group[key] for key in keys] for group in self.param_groups)
+            return step(self, *arguments, **options)
+
+        torch.optim.SGD.step = record
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        LOOPS[name].train(model, data, task)
+        return seen, training_loops.test_accuracy(model, data)
+
+    return measured
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    # In another process: these libraries set seeds and signal handlers, and warn.
+    process = Process(recorded_steps)
+    yield process.ask
+    process.close()
+
+
+PEERS = [name for name, loop in LOOPS.items() if loop.packages and loop.workers != (0,) and not loop.missing]
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_every_loop_takes_the_same_steps(name, recorded):
+    task = Task(steps=30, batch_size=100, workers=0)
+    seen, accuracy = recorded(name, task)
+    rates = learning_rates(Recipe(lr=task.lr, schedule="cosine"), task.steps)
+    assert seen == [[pytest.approx(rate, abs=1e-9), task.momentum, True, task.weight_decay] for rate in rates]
+    assert accuracy > 0.4, "of ten classes"

@@ -20,7 +20,8 @@ def interleaved(functions: dict[str, Callable[[], Any]], rounds: int, repeat: in
     """Seconds of one call of each function, ``rounds`` values each, after one round that is not counted.
 
     The functions take turns, so that a machine that slows down slows all of them; each value is the mean of ``repeat``
-    calls in a row. On a GPU every value waits for the device.
+    calls in a row, after one that is not counted: what ran before leaves its own data in the caches. On a GPU every
+    value waits for the device.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     collects = gc.isenabled()
@@ -28,6 +29,7 @@ def interleaved(functions: dict[str, Callable[[], Any]], rounds: int, repeat: in
     try:
         for _ in range(rounds + 1):
             for name, function in functions.items():
+                function()
                 _synchronise()
                 start = perf_counter()
                 for _ in range(repeat):

@@ -4,27 +4,29 @@ As written, rSkip of order k with a layer norm $n$ costs k additions and k norms
 
 $$y_1 = n(x + h), \qquad y_k = n(x + y_{k-1})$$
 
-Without an affine map between the steps, every $y_k$ lies in the plane of the centred $u = x - \bar x$ and
-$v = t - \bar t$ with $t = x + h$. Two scalars a row say where:
+Without an affine map between the steps, every $y_k$ lies in the plane of the centred $u = x - \bar x$ and of
+$e = v - c\,u$, the part across $u$ of the centred sum $v = t - \bar t$, $t = x + h$, with
+$c = \overline{uv} / \overline{u^2}$. Two scalars a row say where:
 
-$$y_k = \alpha_k u + \beta_k v, \qquad \alpha_1 = 0, \quad \beta_1 = (W + \varepsilon)^{-1/2}$$
+$$y_k = \alpha_k u + \beta_k e, \qquad \alpha_k = p_k s_k, \quad \beta_k = q_k s_k, \qquad
+s_k = \left(p_k^2 A + 2 p_k q_k D + q_k^2 W + \varepsilon\right)^{-1/2}$$
 
-$$s_k = \left((1+\alpha_{k-1})^2 A + 2 (1+\alpha_{k-1}) \beta_{k-1} D + \beta_{k-1}^2 W + \varepsilon\right)^{-1/2},
-\qquad \alpha_k = (1 + \alpha_{k-1})\, s_k, \quad \beta_k = \beta_{k-1}\, s_k$$
+$$p_1 = c, \quad q_1 = 1, \qquad p_{k+1} = 1 + \alpha_k, \quad q_{k+1} = \beta_k$$
 
-with $A = \overline{u^2}$, $D = \overline{uv}$, $W = \overline{v^2}$, the means of a row. The gain and bias of the last
-norm follow. The basis has the sum $t$ and not $h$, because near $h = -x$ the sum is exact and a difference of large
-terms is not.
+with $A = \overline{u^2}$, $D = \overline{ue}$, $W = \overline{e^2}$, the means of a row; $D$ is zero but for rounding. The
+gain and bias of the last norm follow. The sum is formed first and the basis is perpendicular, because where a sum
+$x + y_k$ nearly vanishes, large terms would cancel in any other.
 
-Backward, with $g$ the gradient times the gain, $p = \overline{gu}$, $q = \overline{gv}$: from $k$ down to 2, with
-$c = 1 + \alpha_{k-1}$ and $b = \beta_{k-1}$,
+Backward, with $g$ the gradient times the gain, $\dot\alpha = \overline{gu}$, $\dot\beta = \overline{ge}$: from $k$ down
+to 1, with the $p$, $q$ and $s$ of that step,
 
-$$\delta = -\tfrac12 s_k^3 (p c + q b), \quad \dot A \mathrel{+}= \delta c^2, \quad \dot D \mathrel{+}= 2 \delta c b,
-\quad \dot W \mathrel{+}= \delta b^2, \quad p \leftarrow p s_k + 2 \delta (c A + b D),
-\quad q \leftarrow q s_k + 2 \delta (c D + b W)$$
+$$\delta = -\tfrac12 s^3 (\dot\alpha p + \dot\beta q), \quad \dot A \mathrel{+}= \delta p^2, \quad
+\dot D \mathrel{+}= 2 \delta p q, \quad \dot W \mathrel{+}= \delta q^2$$
 
-then $\dot W \mathrel{-}= \tfrac12 q \beta_1^3$, and $dh = \beta_k (g - \bar g) + \dot D u + 2 \dot W v$,
-$dx = dh + \alpha_k (g - \bar g) + 2 \dot A u + \dot D v$.
+$$\dot\alpha \leftarrow \dot\alpha s + 2 \delta (p A + q D), \qquad \dot\beta \leftarrow \dot\beta s + 2 \delta (p D + q W)$$
+
+then $dh = \beta_k (g - \bar g) + \dot D u + 2 \dot W e$ and
+$dx = (1 - c)\, dh + \alpha_k (g - \bar g) + 2 \dot A u + \dot D e$. The result does not depend on $c$, so none flows there.
 
 The order k is that of [liu2020rethinking]; the closed form is this book's. On CPU the rows are a compiled C++ loop
 (`resnorm.recursion.cpu`), on GPUs Triton kernels (`resnorm.recursion.cuda`); elsewhere the recursion runs as written.
@@ -62,20 +64,23 @@ def recursion(x: Tensor, h: Tensor, order: int, weight: Tensor | None = None, bi
 
 def closed_form(x: Tensor, h: Tensor, order: int, weight: Tensor | None = None, bias: Tensor | None = None,
                 eps: float = 1e-5) -> Tensor:  # fmt: skip
-    r"""Compute the same in closed form, $y_k = \alpha_k u + \beta_k v$, in plain tensor operations: to read, and to test.
+    r"""Compute the same in closed form, $y_k = \alpha_k u + \beta_k e$, in plain tensor operations: to read, and to test.
 
     Shapes and errors: as `recursion`.
     """
     _check(x, h, order)
     t = x + h
     u, v = x - x.mean(-1, keepdim=True), t - t.mean(-1, keepdim=True)
-    A, D, W = (product.mean(-1, keepdim=True) for product in (u * u, u * v, v * v))
-    alpha, beta = torch.zeros_like(W), (W + eps).rsqrt()
-    for _ in range(order - 1):
-        c = 1 + alpha
-        s = ((c * c * A + 2 * c * beta * D + beta * beta * W).clamp(min=0) + eps).rsqrt()
-        alpha, beta = c * s, beta * s
-    y = alpha * u + beta * v
+    A = (u * u).mean(-1, keepdim=True)
+    c = ((u * v).mean(-1, keepdim=True) / A.clamp(min=torch.finfo(A.dtype).tiny)).detach()
+    e = v - c * u
+    D, W = (u * e).mean(-1, keepdim=True), (e * e).mean(-1, keepdim=True)
+    p, q = c, torch.ones_like(c)
+    for _ in range(order):
+        s = ((p * p * A + 2 * p * q * D + q * q * W).clamp(min=0) + eps).rsqrt()
+        alpha, beta = p * s, q * s
+        p, q = 1 + alpha, beta
+    y = alpha * u + beta * e
     return y if weight is None else y * weight + bias
 
 
@@ -99,7 +104,7 @@ def recursive_skip_steps(x: Tensor, h: Tensor, weights: Sequence[Tensor], biases
                          eps: float = 1e-5) -> Tensor:  # fmt: skip
     r"""Compute the recursive skip whose every step has its own gain and bias: $y_k = n_k(x + y_{k-1})$, one pair a step.
 
-    A gain leaves the plane of u and v, so there is no closed form: on GPUs one kernel takes all steps of a row while
+    A gain leaves the plane of u and e, so there is no closed form: on GPUs one kernel takes all steps of a row while
     the row is in registers, elsewhere the recursion runs as written. Second derivatives need the steps written out.
     Shapes: x, h and the result (..., features), each weight and bias (features,). Raises `ValueError` where there is no
     step, or not as many biases as weights. Citation: liu2020rethinking.

@@ -22,21 +22,32 @@ PROGRAMS = 4  # per multiprocessor
 if AVAILABLE:
 
     @triton.jit
-    def _recur(A, D, W, order: tl.constexpr, eps):
-        """alpha and beta of y = alpha u + beta v."""
-        alpha = A * 0.0
-        beta = 1.0 / tl.sqrt(W + eps)
-        for _ in tl.static_range(order - 1):
-            c = 1.0 + alpha
-            s = 1.0 / tl.sqrt(tl.maximum(c * c * A + 2.0 * c * beta * D + beta * beta * W, 0.0) + eps)
-            alpha = c * s
+    def _recur(A, D, W, c, order: tl.constexpr, eps):
+        """alpha and beta of y = alpha u + beta e after so many steps, and p, the factor of u before the next norm."""
+        alpha = c - 1.0
+        beta = c * 0.0 + 1.0
+        p = c
+        for _ in tl.static_range(order):
+            s = 1.0 / tl.sqrt(tl.maximum(p * p * A + 2.0 * p * beta * D + beta * beta * W, 0.0) + eps)
+            alpha = p * s
             beta = beta * s
-        return alpha, beta
+            p = 1.0 + alpha
+        return alpha, beta, p
 
     @triton.jit
     def _centred(values, inside, width):
         mean = tl.sum(tl.where(inside, values, 0.0), 0) / width
         return tl.where(inside, values - mean, 0.0)
+
+    @triton.jit
+    def _basis(x, t, inside, width):
+        """The centred u and e, the part of the centred sum across u, with their averages."""
+        u = _centred(x, inside, width)
+        v = _centred(t, inside, width)
+        square = tl.sum(u * u, 0)
+        c = tl.where(square > 0.0, tl.sum(u * v, 0) / tl.where(square > 0.0, square, 1.0), 0.0)
+        e = v - c * u
+        return u, e, c, square / width, tl.sum(u * e, 0) / width, tl.sum(e * e, 0) / width
 
     @triton.jit
     def _forward(X, H, WEIGHT, BIAS, Y, rows, width, eps, order: tl.constexpr, affine: tl.constexpr,
@@ -47,13 +58,9 @@ if AVAILABLE:
             at = row * width + column
             x = tl.load(X + at, mask=inside, other=0.0).to(tl.float32)
             t = x + tl.load(H + at, mask=inside, other=0.0).to(tl.float32)
-            u = _centred(x, inside, width)
-            v = _centred(t, inside, width)
-            A = tl.sum(u * u, 0) / width
-            D = tl.sum(u * v, 0) / width
-            W = tl.sum(v * v, 0) / width
-            alpha, beta = _recur(A, D, W, order, eps)
-            y = alpha * u + beta * v
+            u, e, c, A, D, W = _basis(x, t, inside, width)
+            alpha, beta, _ = _recur(A, D, W, c, order, eps)
+            y = alpha * u + beta * e
             if affine:
                 y = y * tl.load(WEIGHT + column, mask=inside, other=0.0) + tl.load(BIAS + column, mask=inside, other=0.0)
             tl.store(Y + at, y.to(Y.dtype.element_ty), mask=inside)
@@ -69,39 +76,32 @@ if AVAILABLE:
             at = row * width + column
             x = tl.load(X + at, mask=inside, other=0.0).to(tl.float32)
             t = x + tl.load(H + at, mask=inside, other=0.0).to(tl.float32)
-            e = tl.load(G + at, mask=inside, other=0.0).to(tl.float32)
-            u = _centred(x, inside, width)
-            v = _centred(t, inside, width)
-            A = tl.sum(u * u, 0) / width
-            D = tl.sum(u * v, 0) / width
-            W = tl.sum(v * v, 0) / width
-            alpha, beta = _recur(A, D, W, order, eps)
-            g = e
+            o = tl.load(G + at, mask=inside, other=0.0).to(tl.float32)
+            u, e, c, A, D, W = _basis(x, t, inside, width)
+            alpha, beta, _ = _recur(A, D, W, c, order, eps)
+            g = o
             if affine:
-                dweight += e * (alpha * u + beta * v)
-                dbias += e
-                g = e * tl.load(WEIGHT + column, mask=inside, other=0.0)
+                dweight += o * (alpha * u + beta * e)
+                dbias += o
+                g = o * tl.load(WEIGHT + column, mask=inside, other=0.0)
             g = _centred(g, inside, width)
-            p = tl.sum(g * u, 0) / width
-            q = tl.sum(g * v, 0) / width
+            da = tl.sum(g * u, 0) / width
+            db = tl.sum(g * e, 0) / width
             dA = A * 0.0
             dD = A * 0.0
             dW = A * 0.0
-            for back in tl.static_range(order - 1):
-                # The scalars of step order - back, computed anew: a few operations a row, and no memory.
-                before, b = _recur(A, D, W, order - 1 - back, eps)
-                c = 1.0 + before
-                s = 1.0 / tl.sqrt(tl.maximum(c * c * A + 2.0 * c * b * D + b * b * W, 0.0) + eps)
-                d = -0.5 * s * s * s * (p * c + q * b)
-                dA += d * c * c
-                dD += 2.0 * d * c * b
-                dW += d * b * b
-                p = p * s + 2.0 * d * (c * A + b * D)
-                q = q * s + 2.0 * d * (c * D + b * W)
-            first = 1.0 / tl.sqrt(W + eps)
-            dW -= 0.5 * q * first * first * first
-            dh = beta * g + dD * u + 2.0 * dW * v
-            dx = dh + alpha * g + 2.0 * dA * u + dD * v
+            for back in tl.static_range(order):
+                # The scalars before step order - back, computed anew: a few operations a row, and no memory.
+                _, q, p = _recur(A, D, W, c, order - 1 - back, eps)
+                s = 1.0 / tl.sqrt(tl.maximum(p * p * A + 2.0 * p * q * D + q * q * W, 0.0) + eps)
+                d = -0.5 * s * s * s * (da * p + db * q)
+                dA += d * p * p
+                dD += 2.0 * d * p * q
+                dW += d * q * q
+                da = da * s + 2.0 * d * (p * A + q * D)
+                db = db * s + 2.0 * d * (p * D + q * W)
+            dh = beta * g + dD * u + 2.0 * dW * e
+            dx = (1.0 - c) * dh + alpha * g + 2.0 * dA * u + dD * e
             tl.store(DH + at, dh.to(DH.dtype.element_ty), mask=inside)
             tl.store(DX + at, dx.to(DX.dtype.element_ty), mask=inside)
         if affine:

@@ -36,20 +36,24 @@ inline int block_of(int64_t n) { return n * ROWS <= CACHED ? ROWS : n < CACHED ?
 
 template <typename R>
 struct Scalars {
-  R A[ROWS], D[ROWS], W[ROWS], alpha[ROWS], beta[ROWS], first[ROWS];
-  R c[MOST][ROWS], b[MOST][ROWS], s[MOST][ROWS];
+  R A[ROWS], D[ROWS], W[ROWS], c[ROWS], alpha[ROWS], beta[ROWS];
+  R p[MOST][ROWS], q[MOST][ROWS], s[MOST][ROWS];
+
+  void clear() {
+    for (int j = 0; j < ROWS; ++j) A[j] = D[j] = W[j] = c[j] = 0;
+  }
 
   void recur(int order, R eps) {
 #pragma omp simd
-    for (int j = 0; j < ROWS; ++j) { alpha[j] = 0; first[j] = beta[j] = 1 / std::sqrt(W[j] + eps); }
-    for (int k = 1; k < order; ++k)
+    for (int j = 0; j < ROWS; ++j) { alpha[j] = c[j] - 1; beta[j] = 1; }
+    for (int k = 0; k < order; ++k)
 #pragma omp simd
       for (int j = 0; j < ROWS; ++j) {
-        R step = 1 + alpha[j], before = beta[j];
-        R square = step * step * A[j] + 2 * step * before * D[j] + before * before * W[j];
+        R to_u = k ? 1 + alpha[j] : c[j], to_e = beta[j];
+        R square = to_u * to_u * A[j] + 2 * to_u * to_e * D[j] + to_e * to_e * W[j];
         R scale = 1 / std::sqrt((square < 0 ? 0 : square) + eps);
-        c[k][j] = step; b[k][j] = before; s[k][j] = scale;
-        alpha[j] = step * scale; beta[j] = before * scale;
+        p[k][j] = to_u; q[k][j] = to_e; s[k][j] = scale;
+        alpha[j] = to_u * scale; beta[j] = to_e * scale;
       }
   }
 };
@@ -65,23 +69,29 @@ void forward(const T* x, const T* h, const R* weight, const R* bias, T* y, int64
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < rows; start += block) {
       const int count = rows - start < block ? int(rows - start) : block;
-      for (int j = 0; j < ROWS; ++j) z.A[j] = z.D[j] = z.W[j] = 0;
+      z.clear();
       for (int j = 0; j < count; ++j) {
         const T *X = x + (start + j) * n, *H = h + (start + j) * n;
         R *u = buffer.data() + 2 * j * n, *v = u + n;
-        R of_x = 0, of_t = 0, A = 0, D = 0, W = 0;
+        R of_x = 0, of_t = 0, A = 0, V = 0, D = 0, W = 0;
 #pragma omp simd reduction(+ : of_x, of_t)
         for (int64_t i = 0; i < n; ++i) {
           R a = load(X, i), t = a + load(H, i);
           u[i] = a; v[i] = t; of_x += a; of_t += t;
         }
         of_x /= n; of_t /= n;
-#pragma omp simd reduction(+ : A, D, W)
+#pragma omp simd reduction(+ : A, V)
         for (int64_t i = 0; i < n; ++i) {
           R a = u[i] - of_x, t = v[i] - of_t;
-          u[i] = a; v[i] = t; A += a * a; D += a * t; W += t * t;
+          u[i] = a; v[i] = t; A += a * a; V += a * t;
         }
-        z.A[j] = A / n; z.D[j] = D / n; z.W[j] = W / n;
+        const R c = A > 0 ? V / A : 0;
+#pragma omp simd reduction(+ : D, W)
+        for (int64_t i = 0; i < n; ++i) {
+          R e = v[i] - c * u[i];
+          v[i] = e; D += u[i] * e; W += e * e;
+        }
+        z.A[j] = A / n; z.D[j] = D / n; z.W[j] = W / n; z.c[j] = c;
       }
       z.recur(order, eps);
       for (int j = 0; j < count; ++j) {
@@ -112,15 +122,16 @@ void backward(const T* gradient, const T* x, const T* h, const R* weight, T* dx,
     R* dweight = partial ? partial + 2 * n * omp_get_thread_num() : nullptr;
     R* dbias = dweight + n;
     Scalars<R> z;
-    R p[ROWS], q[ROWS], dA[ROWS], dD[ROWS], dW[ROWS];
+    R da[ROWS], db[ROWS], dA[ROWS], dD[ROWS], dW[ROWS];
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < rows; start += block) {
       const int count = rows - start < block ? int(rows - start) : block;
-      for (int j = 0; j < ROWS; ++j) z.A[j] = z.D[j] = z.W[j] = p[j] = q[j] = 0;
+      z.clear();
+      for (int j = 0; j < ROWS; ++j) da[j] = db[j] = 0;
       for (int j = 0; j < count; ++j) {
         const T *X = x + (start + j) * n, *H = h + (start + j) * n, *G = gradient + (start + j) * n;
         R *u = buffer.data() + 3 * j * n, *v = u + n, *g = v + n;
-        R of_x = 0, of_t = 0, of_g = 0, A = 0, D = 0, W = 0, P = 0, Q = 0;
+        R of_x = 0, of_t = 0, of_g = 0, A = 0, V = 0, D = 0, W = 0, P = 0, Q = 0;
         if (weight) {
 #pragma omp simd reduction(+ : of_x, of_t, of_g)
           for (int64_t i = 0; i < n; ++i) {
@@ -135,34 +146,37 @@ void backward(const T* gradient, const T* x, const T* h, const R* weight, T* dx,
           }
         }
         of_x /= n; of_t /= n; of_g /= n;
-#pragma omp simd reduction(+ : A, D, W, P, Q)
+#pragma omp simd reduction(+ : A, V, P)
         for (int64_t i = 0; i < n; ++i) {
-          R a = u[i] - of_x, t = v[i] - of_t, e = g[i] - of_g;
-          u[i] = a; v[i] = t; g[i] = e;
-          A += a * a; D += a * t; W += t * t; P += e * a; Q += e * t;
+          R a = u[i] - of_x, t = v[i] - of_t, o = g[i] - of_g;
+          u[i] = a; v[i] = t; g[i] = o; A += a * a; V += a * t; P += o * a;
         }
-        z.A[j] = A / n; z.D[j] = D / n; z.W[j] = W / n; p[j] = P / n; q[j] = Q / n;
+        const R c = A > 0 ? V / A : 0;
+#pragma omp simd reduction(+ : D, W, Q)
+        for (int64_t i = 0; i < n; ++i) {
+          R e = v[i] - c * u[i];
+          v[i] = e; D += u[i] * e; W += e * e; Q += g[i] * e;
+        }
+        z.A[j] = A / n; z.D[j] = D / n; z.W[j] = W / n; z.c[j] = c; da[j] = P / n; db[j] = Q / n;
       }
       z.recur(order, eps);
 #pragma omp simd
       for (int j = 0; j < ROWS; ++j) dA[j] = dD[j] = dW[j] = 0;
-      for (int k = order - 1; k > 0; --k)
+      for (int k = order - 1; k >= 0; --k)
 #pragma omp simd
         for (int j = 0; j < ROWS; ++j) {
-          R c = z.c[k][j], b = z.b[k][j], s = z.s[k][j];
-          R d = R(-0.5) * s * s * s * (p[j] * c + q[j] * b);
-          dA[j] += d * c * c; dD[j] += 2 * d * c * b; dW[j] += d * b * b;
-          p[j] = p[j] * s + 2 * d * (c * z.A[j] + b * z.D[j]);
-          q[j] = q[j] * s + 2 * d * (c * z.D[j] + b * z.W[j]);
+          R p = z.p[k][j], q = z.q[k][j], s = z.s[k][j];
+          R d = R(-0.5) * s * s * s * (da[j] * p + db[j] * q);
+          dA[j] += d * p * p; dD[j] += 2 * d * p * q; dW[j] += d * q * q;
+          da[j] = da[j] * s + 2 * d * (p * z.A[j] + q * z.D[j]);
+          db[j] = db[j] * s + 2 * d * (p * z.D[j] + q * z.W[j]);
         }
-#pragma omp simd
-      for (int j = 0; j < ROWS; ++j) dW[j] -= R(0.5) * q[j] * z.first[j] * z.first[j] * z.first[j];
       for (int j = 0; j < count; ++j) {
         const T* G = gradient + (start + j) * n;
         T *DX = dx + (start + j) * n, *DH = dh + (start + j) * n;
         const R *u = buffer.data() + 3 * j * n, *v = u + n, *g = v + n;
-        const R alpha = z.alpha[j], beta = z.beta[j], hu = dD[j], hv = 2 * dW[j];
-        const R xg = alpha + beta, xu = 2 * dA[j] + hu, xv = dD[j] + hv;
+        const R alpha = z.alpha[j], beta = z.beta[j], hu = dD[j], hv = 2 * dW[j], rest = 1 - z.c[j];
+        const R xg = alpha + rest * beta, xu = 2 * dA[j] + rest * hu, xv = dD[j] + rest * hv;
         if (partial) {
 #pragma omp simd
           for (int64_t i = 0; i < n; ++i) {

@@ -94,7 +94,7 @@ def batches(of: Any, steps: int) -> Iterator:
 # -------------------------------------------------------------------------------- the loops
 
 
-def resnorm(model: nn.Module, data: DataSet, task: Task, precision: str = "fp32") -> None:
+def resnorm(model: nn.Module, data: DataSet, task: Task, precision: str = "fp32", compile: bool = False) -> None:
     """`resnorm.training.fit`."""
     steps_per_epoch = len(data.train[0]) // task.batch_size
     if task.steps < steps_per_epoch:
@@ -103,7 +103,7 @@ def resnorm(model: nn.Module, data: DataSet, task: Task, precision: str = "fp32"
     nothing = tuple(part[:0] for part in data.validation)
     recipe = Recipe(
         epochs=-(-task.steps // steps_per_epoch), batch_size=task.batch_size, lr=task.lr, momentum=task.momentum,
-        weight_decay=task.weight_decay, schedule="cosine", augment="crop_flip", precision=precision,
+        weight_decay=task.weight_decay, schedule="cosine", augment="crop_flip", precision=precision, compile=compile,
     )  # fmt: skip
     fit(model, replace(data, validation=nothing, test=nothing), recipe, seed=task.seed, device=DEVICE, progress=False)
 
@@ -111,6 +111,16 @@ def resnorm(model: nn.Module, data: DataSet, task: Task, precision: str = "fp32"
 def resnorm_bf16(model: nn.Module, data: DataSet, task: Task) -> None:
     """`resnorm.training.fit` in bf16."""
     resnorm(model, data, task, precision="bf16")
+
+
+def resnorm_compiled(model: nn.Module, data: DataSet, task: Task) -> None:
+    """`resnorm.training.fit` with `Recipe(compile=True)`."""
+    resnorm(model, data, task, compile=True)
+
+
+def resnorm_bf16_compiled(model: nn.Module, data: DataSet, task: Task) -> None:
+    """`resnorm.training.fit` in bf16 with `Recipe(compile=True)`."""
+    resnorm(model, data, task, precision="bf16", compile=True)
 
 
 def tutorial(model: nn.Module, data: DataSet, task: Task) -> None:
@@ -320,6 +330,8 @@ def transformers(model: nn.Module, data: DataSet, task: Task) -> None:
 LOOPS = {
     "resnorm": Loop("resnorm", resnorm, workers=(0,)),
     "resnorm_bf16": Loop("resnorm", resnorm_bf16, workers=(0,), precision="bf16"),
+    "resnorm_compiled": Loop("resnorm, compiled", resnorm_compiled, workers=(0,)),
+    "resnorm_bf16_compiled": Loop("resnorm, compiled", resnorm_bf16_compiled, workers=(0,), precision="bf16"),
     "tutorial": Loop("PyTorch tutorial, two workers", tutorial, ("torchvision",), (2,)),
     "tutorial_0": Loop("PyTorch tutorial, no workers", tutorial, ("torchvision",), (0,)),
     "torchvision": Loop("torchvision references", torchvision, ("torchvision",)),

@@ -43,6 +43,7 @@ class Clock:
         self.step, self.waited, self.seconds = 0, 0.0, []
         model.register_forward_pre_hook(self._count)
 
+    @torch.compiler.disable
     def _count(self, model: nn.Module, inputs: Any) -> None:
         # An evaluation, ours or the loop's own, is no step.
         if model.training:

@@ -123,7 +123,8 @@ class _Loop:
             self.channels_last = data.kind == "images" and any(p.dim() == 4 for p in model.parameters())
         model.to(device, memory_format=torch.channels_last if self.channels_last else torch.preserve_format)
         self.model = model
-        self.forward = torch.compile(model) if recipe.compile else model
+        # Every training batch has the same shape, and code for one shape is the faster.
+        self.forward = torch.compile(model, dynamic=False) if recipe.compile else model
         self.autocast = autocast(self.precision, device) if self.precision != "fp32" else nullcontext()
         self.train = self._batches("train")
         self.evaluated: dict[str, Batches] = {}

@@ -9,24 +9,22 @@ $e = v - c\,u$, the part across $u$ of the centred sum $v = t - \bar t$, $t = x 
 $c = \overline{uv} / \overline{u^2}$. Two scalars a row say where:
 
 $$y_k = \alpha_k u + \beta_k e, \qquad \alpha_k = p_k s_k, \quad \beta_k = q_k s_k, \qquad
-s_k = \left(p_k^2 A + 2 p_k q_k D + q_k^2 W + \varepsilon\right)^{-1/2}$$
+s_k = \left(p_k^2 A + q_k^2 W + \varepsilon\right)^{-1/2}$$
 
 $$p_1 = c, \quad q_1 = 1, \qquad p_{k+1} = 1 + \alpha_k, \quad q_{k+1} = \beta_k$$
 
-with $A = \overline{u^2}$, $D = \overline{ue}$, $W = \overline{e^2}$, the means of a row; $D$ is zero but for rounding. The
-gain and bias of the last norm follow. The sum is formed first and the basis is perpendicular, because where a sum
-$x + y_k$ nearly vanishes, large terms would cancel in any other.
+with $A = \overline{u^2}$ and $W = \overline{e^2}$, the means of a row. The gain and bias of the last norm follow. The sum
+is formed first and the basis is perpendicular, because where a sum $x + y_k$ nearly vanishes, large terms would cancel
+in any other.
 
-Backward, with $g$ the gradient times the gain, $\dot\alpha = \overline{gu}$, $\dot\beta = \overline{ge}$: from $k$ down
-to 1, with the $p$, $q$ and $s$ of that step,
+Backward, with $g$ the centred gradient times the gain, the gradient of the sum $x + y_{j-1}$ is
+$g_j = a_j g + b_j u + d_j e$: three scalars a row. From $a = 1$, $b = d = 0$ and from $j = k$ down to 1,
 
-$$\delta = -\tfrac12 s^3 (\dot\alpha p + \dot\beta q), \quad \dot A \mathrel{+}= \delta p^2, \quad
-\dot D \mathrel{+}= 2 \delta p q, \quad \dot W \mathrel{+}= \delta q^2$$
+$$m = \alpha_j (a\,\overline{gu} + b A) + \beta_j (a\,\overline{ge} + d W), \qquad
+a \leftarrow s_j a, \quad b \leftarrow s_j (b - m \alpha_j), \quad d \leftarrow s_j (d - m \beta_j)$$
 
-$$\dot\alpha \leftarrow \dot\alpha s + 2 \delta (p A + q D), \qquad \dot\beta \leftarrow \dot\beta s + 2 \delta (p D + q W)$$
-
-then $dh = \beta_k (g - \bar g) + \dot D u + 2 \dot W e$ and
-$dx = (1 - c)\, dh + \alpha_k (g - \bar g) + 2 \dot A u + \dot D e$. The result does not depend on $c$, so none flows there.
+where $m$ is the mean of $g_{j+1} y_j$. The skip takes part in every sum and the branch in the first:
+$dx = g_1 + \dots + g_k$ and $dh = g_1$.
 
 The order k is that of [liu2020rethinking]; the closed form is this book's. On CPU the rows are a compiled C++ loop
 (`resnorm.recursion.cpu`), on GPUs Triton kernels (`resnorm.recursion.cuda`); elsewhere the recursion runs as written.
@@ -34,7 +32,6 @@ The order k is that of [liu2020rethinking]; the closed form is this book's. On C
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 
 import torch
@@ -53,10 +50,10 @@ def recursion(x: Tensor, h: Tensor, order: int, weight: Tensor | None = None, bi
               eps: float = 1e-5) -> Tensor:  # fmt: skip
     r"""Compute the recursive skip as it is written: $y_k = n(x + y_{k-1})$, the last norm with gain and bias.
 
-    Shapes: x, h and the result (..., features), weight and bias (features,). Raises `ValueError` for an order below 1.
-    Citation: liu2020rethinking.
+    Shapes: x, h and the result (..., features), weight and bias (features,). Raises `ValueError` for an order below 1,
+    and where a shape or a device does not fit. Citation: liu2020rethinking.
     """
-    _check(x, h, order)
+    _check(x, h, order, weight, bias)
     for _ in range(order - 1):
         h = F.layer_norm(x + h, x.shape[-1:], eps=eps)
     return F.layer_norm(x + h, x.shape[-1:], weight, bias, eps)
@@ -68,16 +65,16 @@ def closed_form(x: Tensor, h: Tensor, order: int, weight: Tensor | None = None, 
 
     Shapes and errors: as `recursion`.
     """
-    _check(x, h, order)
+    _check(x, h, order, weight, bias)
     t = x + h
     u, v = x - x.mean(-1, keepdim=True), t - t.mean(-1, keepdim=True)
     A = (u * u).mean(-1, keepdim=True)
-    c = ((u * v).mean(-1, keepdim=True) / A.clamp(min=torch.finfo(A.dtype).tiny)).detach()
+    c = (u * v).mean(-1, keepdim=True) / A.clamp(min=torch.finfo(A.dtype).tiny)
     e = v - c * u
-    D, W = (u * e).mean(-1, keepdim=True), (e * e).mean(-1, keepdim=True)
+    W = (e * e).mean(-1, keepdim=True)
     p, q = c, torch.ones_like(c)
     for _ in range(order):
-        s = ((p * p * A + 2 * p * q * D + q * q * W).clamp(min=0) + eps).rsqrt()
+        s = (p * p * A + q * q * W + eps).rsqrt()
         alpha, beta = p * s, q * s
         p, q = 1 + alpha, beta
     y = alpha * u + beta * e
@@ -89,13 +86,14 @@ def recursive_skip(x: Tensor, h: Tensor, order: int, weight: Tensor | None = Non
     r"""Compute the recursive skip of order k, affine map last, by the fastest way there is: the result of `recursion`.
 
     On CPU and on GPUs one kernel forward and one backward, of any order; the recursion as written for tensors of fewer
-    than 16,384 elements on CPU, on other devices, and where there is no compiler. Second derivatives need `recursion`.
+    than 16,384 elements on CPU, of float64 on GPUs, under the transforms of torch.func, on other devices, and where there
+    is no compiler. Second derivatives need `recursion`.
     Shapes: x, h and the result (..., features), weight and bias (features,), both or neither. Where the types of x and h
     differ, both are raised as by x + h; on GPUs autocast computes in float32, as it does for layer norm.
-    Raises `ValueError` for an order below 1, or for x and h of different shapes. Citation: liu2020rethinking.
+    Raises `ValueError` for an order below 1, and where a shape or a device does not fit. Citation: liu2020rethinking.
     """
-    _check(x, h, order)
-    if (weight is None) != (bias is None) or not _fused(x, order):
+    _check(x, h, order, weight, bias)
+    if (weight is None) != (bias is None) or not _fused(x, h, order):
         return recursion(x, h, order, weight, bias, eps)
     return torch.ops.resnorm.recursive_skip(*_raised(x, h), order, weight, bias, eps)
 
@@ -111,8 +109,8 @@ def recursive_skip_steps(x: Tensor, h: Tensor, weights: Sequence[Tensor], biases
     """
     if not weights or len(weights) != len(biases):
         raise ValueError(f"{len(weights)} gains and {len(biases)} biases; give one of each for every step, at least one")
-    _check(x, h, len(weights))
-    if x.device.type == "cuda" and _fused(x, len(weights)):
+    _check(x, h, len(weights), *weights, *biases)
+    if x.device.type == "cuda" and _fused(x, h, len(weights)):
         x, h = _raised(x, h)
         return torch.ops.resnorm.recursive_skip_steps(x, h, torch.stack(tuple(weights)), torch.stack(tuple(biases)), eps)
     for weight, bias in zip(weights, biases, strict=True):
@@ -120,26 +118,37 @@ def recursive_skip_steps(x: Tensor, h: Tensor, weights: Sequence[Tensor], biases
     return h
 
 
-def _check(x: Tensor, h: Tensor, order: int) -> None:
+def _check(x: Tensor, h: Tensor, order: int, *affine: Tensor | None) -> None:
     if isinstance(order, bool) or not isinstance(order, int) or order < 1:
         raise ValueError(f"order={order!r}; the order of a recursive skip is an integer of 1 or more")
     if x.shape != h.shape:
         raise ValueError(f"x has the shape {tuple(x.shape)} and h {tuple(h.shape)}; the skip and the branch must have the same")
+    if x.device != h.device:
+        raise ValueError(f"x is on {x.device} and h on {h.device}; move one to the other")
+    # The kernels take addresses: what a norm of torch would refuse, they would read.
+    for one in affine:
+        if one is not None and (one.shape != x.shape[-1:] or one.device != x.device):
+            raise ValueError(f"a gain or bias has the shape {tuple(one.shape)} on {one.device}; rows of {tuple(x.shape)} on "
+                             f"{x.device} need {tuple(x.shape[-1:])} on the same device")
 
 
-def _fused(x: Tensor, order: int) -> bool:
-    if order > MOST or x.numel() == 0:
+def _fused(x: Tensor, h: Tensor, order: int) -> bool:
+    # The transforms of torch.func (grad, vmap) take no operator of our own.
+    if order > MOST or x.numel() == 0 or torch._C._are_functorch_transforms_active():
         return False
     if x.device.type == "cuda":
         from resnorm.recursion import cuda
 
-        return cuda.AVAILABLE and x.shape[-1] <= cuda.WIDEST
-    return x.device.type == "cpu" and x.numel() >= SMALL and _has_library()
+        return cuda.AVAILABLE and x.shape[-1] <= cuda.WIDEST and {x.dtype, h.dtype} <= cuda.DTYPES
+    return x.device.type == "cpu" and x.numel() >= SMALL and {x.dtype, h.dtype} <= cpu.DTYPES and _has_library()
 
 
-@torch.compiler.assume_constant_result
 def _has_library() -> bool:
     return cpu.library() is not None
+
+
+# What torch.compiler.assume_constant_result does, which would import the compiler already here, for a second.
+_has_library._dynamo_marked_constant = True
 
 
 def _raised(x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name("rows.cpp")
-DTYPES = (torch.float32, torch.bfloat16, torch.float64)
+COMPUTED = (torch.float32, torch.bfloat16, torch.float64)
+DTYPES = {*COMPUTED, torch.float16}
 # Sums may be added in another order, as in every vectorised norm; NaN and infinity keep their meaning.
 FLAGS = ("-O3 -march=native -fopenmp -fno-math-errno -fno-trapping-math -fno-signed-zeros -fassociative-math "
          "-freciprocal-math -shared -fPIC -Wl,--as-needed").split()  # fmt: skip
@@ -36,7 +37,7 @@ def library() -> ctypes.CDLL | None:
             loaded = ctypes.CDLL(str(target))
         except (OSError, subprocess.CalledProcessError):
             return None
-    for name in (str(dtype).removeprefix("torch.") for dtype in DTYPES):
+    for name in (str(dtype).removeprefix("torch.") for dtype in COMPUTED):
         sizes = [c_int64, c_int64, c_int, c_double, c_int]
         getattr(loaded, f"forward_{name}").argtypes = [c_void_p] * 5 + sizes
         getattr(loaded, f"backward_{name}").argtypes = [c_void_p] * 7 + sizes

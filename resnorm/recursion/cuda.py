@@ -16,23 +16,23 @@ try:
 except ImportError:  # on macOS and Windows torch comes without it
     AVAILABLE = False
 
+DTYPES = {torch.float32, torch.bfloat16, torch.float16}  # sums are in float32, too short for float64
 WIDEST = 16384  # a row that still fits into the registers of one program
-PROGRAMS = 4  # per multiprocessor
+WARPS = 32  # of all programs together, per multiprocessor
 
 if AVAILABLE:
 
     @triton.jit
-    def _recur(A, D, W, c, order: tl.constexpr, eps):
-        """alpha and beta of y = alpha u + beta e after so many steps, and p, the factor of u before the next norm."""
-        alpha = c - 1.0
-        beta = c * 0.0 + 1.0
-        p = c
-        for _ in tl.static_range(order):
-            s = 1.0 / tl.sqrt(tl.maximum(p * p * A + 2.0 * p * beta * D + beta * beta * W, 0.0) + eps)
-            alpha = p * s
+    def _recur(A, W, c, order: tl.constexpr, eps):
+        """alpha and beta of y = alpha u + beta e after so many steps, and the scale of the last norm."""
+        s = 1.0 / tl.sqrt(c * c * A + W + eps)
+        alpha = c * s
+        beta = s
+        for _ in tl.static_range(order - 1):
+            s = 1.0 / tl.sqrt((1.0 + alpha) * (1.0 + alpha) * A + beta * beta * W + eps)
+            alpha = (1.0 + alpha) * s
             beta = beta * s
-            p = 1.0 + alpha
-        return alpha, beta, p
+        return alpha, beta, s
 
     @triton.jit
     def _centred(values, inside, width):
@@ -44,10 +44,12 @@ if AVAILABLE:
         """The centred u and e, the part of the centred sum across u, with their averages."""
         u = _centred(x, inside, width)
         v = _centred(t, inside, width)
-        square = tl.sum(u * u, 0)
-        c = tl.where(square > 0.0, tl.sum(u * v, 0) / tl.where(square > 0.0, square, 1.0), 0.0)
+        A = tl.sum(u * u, 0) / width
+        # Where x varies next to nothing, beside the sum or at all, the division could overflow.
+        some = A > 1e-30 * (tl.sum(v * v, 0) / width) + 1e-37
+        c = tl.where(some, tl.sum(u * v, 0) / width / tl.where(some, A, 1.0), 0.0)
         e = v - c * u
-        return u, e, c, square / width, tl.sum(u * e, 0) / width, tl.sum(e * e, 0) / width
+        return u, e, c, A, tl.sum(e * e, 0) / width
 
     @triton.jit
     def _forward(X, H, WEIGHT, BIAS, Y, rows, width, eps, order: tl.constexpr, affine: tl.constexpr,
@@ -58,8 +60,8 @@ if AVAILABLE:
             at = row * width + column
             x = tl.load(X + at, mask=inside, other=0.0).to(tl.float32)
             t = x + tl.load(H + at, mask=inside, other=0.0).to(tl.float32)
-            u, e, c, A, D, W = _basis(x, t, inside, width)
-            alpha, beta, _ = _recur(A, D, W, c, order, eps)
+            u, e, c, A, W = _basis(x, t, inside, width)
+            alpha, beta, _ = _recur(A, W, c, order, eps)
             y = alpha * u + beta * e
             if affine:
                 y = y * tl.load(WEIGHT + column, mask=inside, other=0.0) + tl.load(BIAS + column, mask=inside, other=0.0)
@@ -77,31 +79,35 @@ if AVAILABLE:
             x = tl.load(X + at, mask=inside, other=0.0).to(tl.float32)
             t = x + tl.load(H + at, mask=inside, other=0.0).to(tl.float32)
             o = tl.load(G + at, mask=inside, other=0.0).to(tl.float32)
-            u, e, c, A, D, W = _basis(x, t, inside, width)
-            alpha, beta, _ = _recur(A, D, W, c, order, eps)
+            u, e, c, A, W = _basis(x, t, inside, width)
+            alpha, beta, _ = _recur(A, W, c, order, eps)
             g = o
             if affine:
                 dweight += o * (alpha * u + beta * e)
                 dbias += o
                 g = o * tl.load(WEIGHT + column, mask=inside, other=0.0)
             g = _centred(g, inside, width)
-            da = tl.sum(g * u, 0) / width
-            db = tl.sum(g * e, 0) / width
-            dA = A * 0.0
-            dD = A * 0.0
-            dW = A * 0.0
+            gu = tl.sum(g * u, 0) / width
+            ge = tl.sum(g * e, 0) / width
+            # The gradient of a sum, h_g g + h_u u + h_e e, and of all sums.
+            h_g = A * 0.0 + 1.0
+            h_u = A * 0.0
+            h_e = A * 0.0
+            x_g = A * 0.0
+            x_u = A * 0.0
+            x_e = A * 0.0
             for back in tl.static_range(order):
-                # The scalars before step order - back, computed anew: a few operations a row, and no memory.
-                _, q, p = _recur(A, D, W, c, order - 1 - back, eps)
-                s = 1.0 / tl.sqrt(tl.maximum(p * p * A + 2.0 * p * q * D + q * q * W, 0.0) + eps)
-                d = -0.5 * s * s * s * (da * p + db * q)
-                dA += d * p * p
-                dD += 2.0 * d * p * q
-                dW += d * q * q
-                da = da * s + 2.0 * d * (p * A + q * D)
-                db = db * s + 2.0 * d * (p * D + q * W)
-            dh = beta * g + dD * u + 2.0 * dW * e
-            dx = (1.0 - c) * dh + alpha * g + 2.0 * dA * u + dD * e
+                # The scalars of step order - back, computed anew: a few operations a row, and no memory.
+                alpha, beta, s = _recur(A, W, c, order - back, eps)
+                along = alpha * (h_g * gu + h_u * A) + beta * (h_g * ge + h_e * W)
+                h_g = s * h_g
+                h_u = s * (h_u - along * alpha)
+                h_e = s * (h_e - along * beta)
+                x_g += h_g
+                x_u += h_u
+                x_e += h_e
+            dh = h_g * g + h_u * u + h_e * e
+            dx = x_g * g + x_u * u + x_e * e
             tl.store(DH + at, dh.to(DH.dtype.element_ty), mask=inside)
             tl.store(DX + at, dx.to(DX.dtype.element_ty), mask=inside)
         if affine:
@@ -163,7 +169,8 @@ if AVAILABLE:
 def forward(x: Tensor, h: Tensor, order: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """y of contiguous x and h; weight and bias in float32."""
     y, grid, sizes, options = torch.empty_like(x), *_launch(x)
-    _forward[grid](x, h, weight, bias, y, *sizes, eps, order=order, affine=weight is not None, **options)
+    with torch.cuda.device_of(x):
+        _forward[grid](x, h, weight, bias, y, *sizes, eps, order=order, affine=weight is not None, **options)
     return y
 
 
@@ -172,7 +179,8 @@ def backward(gradient: Tensor, x: Tensor, h: Tensor, order: int, weight: Tensor 
     """The gradients of x, h, weight and bias; the last two are None without a weight."""
     dx, dh, grid, sizes, options = torch.empty_like(x), torch.empty_like(h), *_launch(x)
     sums = [None if weight is None else weight.new_empty(*grid, x.shape[-1]) for _ in range(2)]
-    _backward[grid](gradient, x, h, weight, dx, dh, *sums, *sizes, eps, order=order, affine=weight is not None, **options)
+    with torch.cuda.device_of(x):
+        _backward[grid](gradient, x, h, weight, dx, dh, *sums, *sizes, eps, order=order, affine=weight is not None, **options)
     return (dx, dh, None, None) if weight is None else (dx, dh, *(one.sum(0) for one in sums))
 
 
@@ -180,7 +188,8 @@ def forward_steps(x: Tensor, h: Tensor, weights: Tensor, biases: Tensor, eps: fl
     """y of contiguous x and h; weights and biases (steps, features)."""
     y, grid, sizes, options = torch.empty_like(x), *_launch(x)
     affine = (weights.float().contiguous(), biases.float().contiguous())
-    _forward_steps[grid](x, h, *affine, y, *sizes, eps, order=len(weights), **options)
+    with torch.cuda.device_of(x):
+        _forward_steps[grid](x, h, *affine, y, *sizes, eps, order=len(weights), **options)
     return y
 
 
@@ -190,7 +199,8 @@ def backward_steps(gradient: Tensor, x: Tensor, h: Tensor, weights: Tensor, bias
     dx, dh, grid, sizes, options = torch.empty_like(x), torch.empty_like(h), *_launch(x)
     affine = (weights.float().contiguous(), biases.float().contiguous())
     sums = [torch.zeros(*grid, *weights.shape, dtype=torch.float32, device=x.device) for _ in range(2)]
-    _backward_steps[grid](gradient, x, h, *affine, dx, dh, *sums, *sizes, eps, order=len(weights), **options)
+    with torch.cuda.device_of(x):
+        _backward_steps[grid](gradient, x, h, *affine, dx, dh, *sums, *sizes, eps, order=len(weights), **options)
     return dx, dh, *(one.sum(0).to(weights.dtype) for one in sums)
 
 
@@ -198,7 +208,8 @@ def _launch(x: Tensor) -> tuple[tuple[int], tuple[int, int], dict[str, int]]:
     """The grid, the sizes (rows, width) and the options of a launch."""
     width = x.shape[-1]
     rows, block = x.numel() // width, triton.next_power_of_2(width)
+    num_warps = min(max(block // 256, 1), 16)
     at_once = 8  # of Triton's interpreter, which has no multiprocessors
     if x.device.type == "cuda":
-        at_once = PROGRAMS * torch.cuda.get_device_properties(x.device).multi_processor_count
-    return (min(rows, at_once),), (rows, width), dict(block=block, num_warps=min(max(block // 256, 1), 16))
+        at_once = WARPS // num_warps * torch.cuda.get_device_properties(x.device).multi_processor_count
+    return (min(rows, at_once),), (rows, width), dict(block=block, num_warps=num_warps)

@@ -36,25 +36,37 @@ inline int block_of(int64_t n) { return n * ROWS <= CACHED ? ROWS : n < CACHED ?
 
 template <typename R>
 struct Scalars {
-  R A[ROWS], D[ROWS], W[ROWS], c[ROWS], alpha[ROWS], beta[ROWS];
-  R p[MOST][ROWS], q[MOST][ROWS], s[MOST][ROWS];
+  R A[ROWS], W[ROWS], c[ROWS];
+  R alpha[MOST][ROWS], beta[MOST][ROWS], s[MOST][ROWS];
 
   void clear() {
-    for (int j = 0; j < ROWS; ++j) A[j] = D[j] = W[j] = c[j] = 0;
+    for (int j = 0; j < ROWS; ++j) A[j] = W[j] = c[j] = 0;
   }
 
   void recur(int order, R eps) {
-#pragma omp simd
-    for (int j = 0; j < ROWS; ++j) { alpha[j] = c[j] - 1; beta[j] = 1; }
     for (int k = 0; k < order; ++k)
 #pragma omp simd
       for (int j = 0; j < ROWS; ++j) {
-        R to_u = k ? 1 + alpha[j] : c[j], to_e = beta[j];
-        R square = to_u * to_u * A[j] + 2 * to_u * to_e * D[j] + to_e * to_e * W[j];
-        R scale = 1 / std::sqrt((square < 0 ? 0 : square) + eps);
-        p[k][j] = to_u; q[k][j] = to_e; s[k][j] = scale;
-        alpha[j] = to_u * scale; beta[j] = to_e * scale;
+        R p = k ? 1 + alpha[k - 1][j] : c[j], q = k ? beta[k - 1][j] : 1;
+        s[k][j] = 1 / std::sqrt(p * p * A[j] + q * q * W[j] + eps);
+        alpha[k][j] = p * s[k][j]; beta[k][j] = q * s[k][j];
       }
+  }
+
+  // c and W of row j, from its sums of u u, u v and v v.
+  void split(int j, const R* u, const R* v, int64_t n, R uu, R uv, R vv) {
+    // Where x varies next to nothing, beside the sum or at all, the division could overflow.
+    const R c = uu > R(1e-30) * vv + R(1e-37) ? uv / uu : 0;
+    R ee = vv - c * uv;
+    if (!(ee > vv / 4) && c != 0) {  // nearly parallel: the difference has lost its digits
+      ee = 0;
+#pragma omp simd reduction(+ : ee)
+      for (int64_t i = 0; i < n; ++i) {
+        R e = v[i] - c * u[i];
+        ee += e * e;
+      }
+    }
+    this->c[j] = c; A[j] = uu / n; W[j] = ee / n;
   }
 };
 
@@ -73,31 +85,26 @@ void forward(const T* x, const T* h, const R* weight, const R* bias, T* y, int64
       for (int j = 0; j < count; ++j) {
         const T *X = x + (start + j) * n, *H = h + (start + j) * n;
         R *u = buffer.data() + 2 * j * n, *v = u + n;
-        R of_x = 0, of_t = 0, A = 0, V = 0, D = 0, W = 0;
+        R of_x = 0, of_t = 0, uu = 0, uv = 0, vv = 0;
 #pragma omp simd reduction(+ : of_x, of_t)
         for (int64_t i = 0; i < n; ++i) {
           R a = load(X, i), t = a + load(H, i);
           u[i] = a; v[i] = t; of_x += a; of_t += t;
         }
         of_x /= n; of_t /= n;
-#pragma omp simd reduction(+ : A, V)
+#pragma omp simd reduction(+ : uu, uv, vv)
         for (int64_t i = 0; i < n; ++i) {
           R a = u[i] - of_x, t = v[i] - of_t;
-          u[i] = a; v[i] = t; A += a * a; V += a * t;
+          u[i] = a; v[i] = t; uu += a * a; uv += a * t; vv += t * t;
         }
-        const R c = A > 0 ? V / A : 0;
-#pragma omp simd reduction(+ : D, W)
-        for (int64_t i = 0; i < n; ++i) {
-          R e = v[i] - c * u[i];
-          v[i] = e; D += u[i] * e; W += e * e;
-        }
-        z.A[j] = A / n; z.D[j] = D / n; z.W[j] = W / n; z.c[j] = c;
+        z.split(j, u, v, n, uu, uv, vv);
       }
       z.recur(order, eps);
       for (int j = 0; j < count; ++j) {
         T* Y = y + (start + j) * n;
         const R *u = buffer.data() + 2 * j * n, *v = u + n;
-        const R alpha = z.alpha[j], beta = z.beta[j];
+        // Of u and v, since e = v - c u.
+        const R beta = z.beta[order - 1][j], alpha = z.alpha[order - 1][j] - z.c[j] * beta;
         if (weight) {
 #pragma omp simd
           for (int64_t i = 0; i < n; ++i) store(Y, i, (alpha * u[i] + beta * v[i]) * weight[i] + bias[i]);
@@ -122,16 +129,18 @@ void backward(const T* gradient, const T* x, const T* h, const R* weight, T* dx,
     R* dweight = partial ? partial + 2 * n * omp_get_thread_num() : nullptr;
     R* dbias = dweight + n;
     Scalars<R> z;
-    R da[ROWS], db[ROWS], dA[ROWS], dD[ROWS], dW[ROWS];
+    R gu[ROWS], ge[ROWS];                        // means
+    R h_g[ROWS], h_u[ROWS], h_e[ROWS];           // the gradient of a sum: its shares of g, u and e
+    R x_g[ROWS], x_u[ROWS], x_e[ROWS];           // of all sums
 #pragma omp for schedule(static)
     for (int64_t start = 0; start < rows; start += block) {
       const int count = rows - start < block ? int(rows - start) : block;
       z.clear();
-      for (int j = 0; j < ROWS; ++j) da[j] = db[j] = 0;
+      for (int j = 0; j < ROWS; ++j) gu[j] = ge[j] = 0;
       for (int j = 0; j < count; ++j) {
         const T *X = x + (start + j) * n, *H = h + (start + j) * n, *G = gradient + (start + j) * n;
         R *u = buffer.data() + 3 * j * n, *v = u + n, *g = v + n;
-        R of_x = 0, of_t = 0, of_g = 0, A = 0, V = 0, D = 0, W = 0, P = 0, Q = 0;
+        R of_x = 0, of_t = 0, of_g = 0, uu = 0, uv = 0, vv = 0, ug = 0, vg = 0;
         if (weight) {
 #pragma omp simd reduction(+ : of_x, of_t, of_g)
           for (int64_t i = 0; i < n; ++i) {
@@ -146,42 +155,38 @@ void backward(const T* gradient, const T* x, const T* h, const R* weight, T* dx,
           }
         }
         of_x /= n; of_t /= n; of_g /= n;
-#pragma omp simd reduction(+ : A, V, P)
+#pragma omp simd reduction(+ : uu, uv, vv, ug, vg)
         for (int64_t i = 0; i < n; ++i) {
           R a = u[i] - of_x, t = v[i] - of_t, o = g[i] - of_g;
-          u[i] = a; v[i] = t; g[i] = o; A += a * a; V += a * t; P += o * a;
+          u[i] = a; v[i] = t; g[i] = o; uu += a * a; uv += a * t; vv += t * t; ug += o * a; vg += o * t;
         }
-        const R c = A > 0 ? V / A : 0;
-#pragma omp simd reduction(+ : D, W, Q)
-        for (int64_t i = 0; i < n; ++i) {
-          R e = v[i] - c * u[i];
-          v[i] = e; D += u[i] * e; W += e * e; Q += g[i] * e;
-        }
-        z.A[j] = A / n; z.D[j] = D / n; z.W[j] = W / n; z.c[j] = c; da[j] = P / n; db[j] = Q / n;
+        z.split(j, u, v, n, uu, uv, vv);
+        gu[j] = ug / n; ge[j] = (vg - z.c[j] * ug) / n;
       }
       z.recur(order, eps);
 #pragma omp simd
-      for (int j = 0; j < ROWS; ++j) dA[j] = dD[j] = dW[j] = 0;
+      for (int j = 0; j < ROWS; ++j) { h_g[j] = 1; h_u[j] = h_e[j] = x_g[j] = x_u[j] = x_e[j] = 0; }
       for (int k = order - 1; k >= 0; --k)
 #pragma omp simd
         for (int j = 0; j < ROWS; ++j) {
-          R p = z.p[k][j], q = z.q[k][j], s = z.s[k][j];
-          R d = R(-0.5) * s * s * s * (da[j] * p + db[j] * q);
-          dA[j] += d * p * p; dD[j] += 2 * d * p * q; dW[j] += d * q * q;
-          da[j] = da[j] * s + 2 * d * (p * z.A[j] + q * z.D[j]);
-          db[j] = db[j] * s + 2 * d * (p * z.D[j] + q * z.W[j]);
+          R alpha = z.alpha[k][j], beta = z.beta[k][j], s = z.s[k][j];
+          R along = alpha * (h_g[j] * gu[j] + h_u[j] * z.A[j]) + beta * (h_g[j] * ge[j] + h_e[j] * z.W[j]);
+          x_g[j] += h_g[j] = s * h_g[j];
+          x_u[j] += h_u[j] = s * (h_u[j] - along * alpha);
+          x_e[j] += h_e[j] = s * (h_e[j] - along * beta);
         }
       for (int j = 0; j < count; ++j) {
         const T* G = gradient + (start + j) * n;
         T *DX = dx + (start + j) * n, *DH = dh + (start + j) * n;
         const R *u = buffer.data() + 3 * j * n, *v = u + n, *g = v + n;
-        const R alpha = z.alpha[j], beta = z.beta[j], hu = dD[j], hv = 2 * dW[j], rest = 1 - z.c[j];
-        const R xg = alpha + rest * beta, xu = 2 * dA[j] + rest * hu, xv = dD[j] + rest * hv;
+        // Of u and v, since e = v - c u.
+        const R c = z.c[j], beta = z.beta[order - 1][j], alpha = z.alpha[order - 1][j] - c * beta;
+        const R hg = h_g[j], hv = h_e[j], hu = h_u[j] - c * hv, xg = x_g[j], xv = x_e[j], xu = x_u[j] - c * xv;
         if (partial) {
 #pragma omp simd
           for (int64_t i = 0; i < n; ++i) {
             store(DX, i, xg * g[i] + xu * u[i] + xv * v[i]);
-            store(DH, i, beta * g[i] + hu * u[i] + hv * v[i]);
+            store(DH, i, hg * g[i] + hu * u[i] + hv * v[i]);
             R e = load(G, i);
             dweight[i] += e * (alpha * u[i] + beta * v[i]);
             dbias[i] += e;
@@ -190,7 +195,7 @@ void backward(const T* gradient, const T* x, const T* h, const R* weight, T* dx,
 #pragma omp simd
           for (int64_t i = 0; i < n; ++i) {
             store(DX, i, xg * g[i] + xu * u[i] + xv * v[i]);
-            store(DH, i, beta * g[i] + hu * u[i] + hv * v[i]);
+            store(DH, i, hg * g[i] + hu * u[i] + hv * v[i]);
           }
         }
       }

@@ -539,9 +539,9 @@ def test_fit_refuses_what_does_not_fit():
 def test_compiled_training_follows_the_eager_one(monkeypatch):
     used = []
 
-    def traced(model):  # traced, but not translated: that would need a C++ compiler
+    def traced(model, dynamic):  # traced, but not translated: that would need a C++ compiler
         used.append(model)
-        return compile_model(model, backend="aot_eager")
+        return compile_model(model, backend="aot_eager", dynamic=dynamic)
 
     compile_model = torch.compile
     monkeypatch.setattr(torch, "compile", traced)

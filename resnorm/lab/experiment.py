@@ -19,7 +19,8 @@ class Experiment:
     """Describe one training run completely, as JSON: equal descriptions have equal names.
 
     ``task``: ``dict(name=..., **options)`` for `resnorm.data.load`; ``model``: ``dict(name=..., **options)`` for
-    `resnorm.models.build`; ``recipe``: the fields of `resnorm.training.Recipe`; ``seed``: an integer >= 0.
+    `resnorm.models.build`; ``recipe``: the fields of `resnorm.training.Recipe`; ``seed``: an integer >= 0;
+    ``measure``: names from `resnorm.lab.MEASUREMENTS`, taken on the trained model.
     Raises ValueError or TypeError that names an unknown key and the allowed ones.
     """
 
@@ -27,6 +28,7 @@ class Experiment:
     model: dict[str, Any]
     recipe: dict[str, Any]
     seed: int = 0
+    measure: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part in ("task", "model", "recipe"):
@@ -36,6 +38,7 @@ class Experiment:
         _check_task(self.task)
         _check_model(self.model)
         _check_recipe(self.recipe)
+        object.__setattr__(self, "measure", _measurements(self.measure))
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -46,8 +49,10 @@ class Experiment:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
-        """The description as plain dictionaries: keys task, model, recipe, seed."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """The description in JSON's types: keys task, model, recipe, seed, and measure where something is measured."""
+        content = {field.name: getattr(self, field.name) for field in fields(self)}
+        measure = list(content.pop("measure"))
+        return content | ({"measure": measure} if measure else {})
 
     def to_json(self) -> str:
         """The canonical JSON: sorted keys, no blanks."""
@@ -55,7 +60,7 @@ class Experiment:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Experiment":
-        """Build from plain dictionaries; raises ValueError for a key that is not task, model, recipe or seed."""
+        """Build from plain dictionaries; raises ValueError for a key that is no part of an experiment."""
         if not isinstance(content, dict):
             raise TypeError(f"an experiment is a dictionary, not {type(content).__name__}")
         allowed = [field.name for field in fields(cls)]
@@ -74,14 +79,15 @@ class Experiment:
         """Return a copy with one setting changed: ``replace("model.depth", 20)``, ``replace("seed", 1)``.
 
         A part alone takes a dictionary of settings that are changed together: ``replace("model", {...})``.
-        Raises ValueError for a path that does not start with task, model, recipe or seed.
+        Raises ValueError for a path that does not start with a part of an experiment.
         """
         part, _, key = path.partition(".")
         content = self.to_dict()
-        if part not in content or (part == "seed" and key):
-            raise ValueError(f"{path!r} is no setting; write task.KEY, model.KEY, recipe.KEY or seed")
-        if part == "seed":
-            content["seed"] = value
+        alone = part in ("seed", "measure")
+        if not alone and part not in content or (alone and key):
+            raise ValueError(f"{path!r} is no setting; write task.KEY, model.KEY, recipe.KEY, seed or measure")
+        if alone:
+            content[part] = value
         elif key:
             content[part] = {**content[part], key: value}
         elif isinstance(value, dict):
@@ -165,6 +171,20 @@ def _check_model(model: dict[str, Any]) -> None:
         variant = model.get("variant", default and default.default)
         names += VARIANTS[variant].options if variant in VARIANTS else []
     _check_keys(f"the model {model['name']!r}", model, {"name", *names} - _OF_THE_DATA)
+
+
+def _measurements(names: Any) -> tuple[str, ...]:
+    """Each name once, in alphabetical order: the order of measurements means nothing."""
+    if names == ():  # the usual case, which needs no import
+        return ()
+    from resnorm.lab.measurements import MEASUREMENTS
+
+    if not isinstance(names, (list, tuple)):
+        raise TypeError(f"measure is {names!r}; give a list of names from {', '.join(MEASUREMENTS)}")
+    for name in names:
+        if name not in MEASUREMENTS:
+            raise ValueError(f"there is no measurement {name!r}; allowed: {', '.join(MEASUREMENTS)}")
+    return tuple(sorted(set(names)))
 
 
 def _check_recipe(recipe: dict[str, Any]) -> None:

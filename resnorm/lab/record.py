@@ -8,7 +8,7 @@ import math
 import platform
 import subprocess
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from resnorm.lab.experiment import Experiment
 
 PACKAGE = Path(__file__).resolve().parent.parent
 # A change in one of these cannot change what a training run computes.
-_NOT_HASHED = {"plots.py", "claims.py", "__main__.py", "lab/plans.py", "lab/frames.py"}
+_NOT_HASHED = {"plots.py", "claims.py", "__main__.py", "lab/frames.py"}
 _CURVE_POINTS, _PROBE_STEPS, _DIGITS = 200, 24, 6
 
 
@@ -25,7 +25,8 @@ class Record:
     """Hold what one experiment gave.
 
     ``status``: "finished" or "diverged". ``metrics``: final values by name. ``curves``: rows of step, epoch, split,
-    metric, value. ``probes``: rows of step, block and the measured quantities. ``provenance``: version, source, commit,
+    metric, value. ``probes``: rows of step, block and the measured quantities. ``measurements``: rows by the name of
+    what was measured on the trained model, empty where it diverged. ``provenance``: version, source, commit,
     torch, python, device, precision, threads, date, wall_seconds (seconds), peak_memory_bytes (bytes or None).
     """
 
@@ -35,6 +36,7 @@ class Record:
     curves: list[dict[str, Any]]
     probes: list[dict[str, Any]]
     provenance: dict[str, Any]
+    measurements: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """The record as compact JSON: curves thinned, numbers rounded to 6 significant digits, NaN as null."""
@@ -46,6 +48,8 @@ class Record:
             "probes": _columns(_thin(self.probes, by=("block",), points=_PROBE_STEPS)),
             "provenance": _rounded(self.provenance),
         }
+        if self.measurements:
+            content["measurements"] = {name: _columns(rows) for name, rows in self.measurements.items()}
         # One line a part: small on disk, and a changed record still shows a readable difference.
         lines = (f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in content.items())
         return "{\n" + ",\n".join(lines) + "\n}\n"
@@ -61,6 +65,7 @@ class Record:
             curves=_rows(content["curves"]),
             probes=_rows(content["probes"]),
             provenance=content["provenance"],
+            measurements={name: _rows(columns) for name, columns in content.get("measurements", {}).items()},
         )
 
 
@@ -100,7 +105,7 @@ def source_hash() -> str:
     digest = hashlib.sha256()
     for path in sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.cpp")]):
         name = path.relative_to(PACKAGE).as_posix()
-        if name not in _NOT_HASHED:
+        if name not in _NOT_HASHED and not name.startswith("lab/plans/"):
             digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

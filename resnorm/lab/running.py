@@ -32,6 +32,7 @@ def run(experiment: Experiment, store: Store | None = None, progress: bool = Tru
 
     import torch
 
+    from resnorm.lab.measurements import MEASUREMENTS
     from resnorm.models import build
     from resnorm.training import Recipe, fit
 
@@ -45,8 +46,10 @@ def run(experiment: Experiment, store: Store | None = None, progress: bool = Tru
         outcome = fit(
             model, data, Recipe(**experiment.recipe), seed=experiment.seed, checkpoint=checkpoint, progress=progress
         )
+        measured = experiment.measure if outcome.status == "finished" else ()
+        measurements = {name: MEASUREMENTS[name](model, data, experiment) for name in measured}
     record = Record(
-        experiment, outcome.status, outcome.metrics, outcome.curves, outcome.probes, provenance(outcome)
+        experiment, outcome.status, outcome.metrics, outcome.curves, outcome.probes, provenance(outcome), measurements
     )
     store.put(record)
     checkpoint.unlink(missing_ok=True)

@@ -1,0 +1,16 @@
+"""The experiments of the book: one plan a question, sized by a preset that never changes its meaning."""
+
+from resnorm.lab.plans import images, sequences
+from resnorm.lab.plans.registry import (
+    PLANS,
+    PRESETS,
+    check_lambdas,
+    check_orders,
+    check_preset,
+    check_seeds,
+    plan,
+)
+
+__all__ = [
+    "PLANS", "PRESETS", "check_lambdas", "check_orders", "check_preset", "check_seeds", "images", "plan", "sequences",
+]  # fmt: skip

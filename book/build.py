@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from book import chapters, pages, render
+from book import chapters, numbers, pages, render
 from book.chapters import BuildError, Project
 
 PRESETS = ("smoke", "cpu", "colab", "paper")
@@ -67,6 +67,7 @@ def build(
         raise BuildError(
             f"_toc.yml has no chapter {', '.join(sorted(unknown))}; its chapters are {', '.join(project.chapters)}"
         )
+    numbers.check_numbers(project)
     print(f"Chapters (preset {preset}):", flush=True)
     folders = chapters.execute_all(project, only or project.chapters, preset, fresh, processes, strict)
     for chapter in set(project.chapters) - set(folders):

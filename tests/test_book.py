@@ -9,7 +9,7 @@ import nbformat
 import pytest
 import yaml
 
-from book import benchmarks, chapters, pages, render
+from book import benchmarks, chapters, numbers, pages, render
 from book.chapters import BuildError, Project
 
 ROOT = Path(__file__).parent.parent
@@ -514,3 +514,66 @@ def test_citation_keys_exist():
     for path in (ROOT / "resnorm").rglob("*.py"):
         cited |= set(re.findall(r"\b[a-z]+(?:19|20)\d\d[a-z]\w+\b", path.read_text(encoding="utf-8")))
     assert cited <= keys, "add these to book/references.bib"
+
+
+# -------------------------------------------------------------------------------- numbers in prose
+
+
+def numbers_in(*sources: str, kind=nbformat.v4.new_markdown_cell) -> list[tuple[int, str]]:
+    """What the check finds in cells, where one paper has one published figure."""
+    cells = nbformat.v4.new_notebook(cells=[kind(source) for source in sources])
+    return numbers.unsourced(cells, {"he2016deep": ["8.75"]}, {"https://arxiv.org/abs/1512.03385": "he2016deep"})
+
+
+PAPER = "[He et al.](https://arxiv.org/abs/1512.03385)"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{PAPER} report 8.75 %.",
+        "A rate of `0.1`, $\\lambda = 0.5$ and $$x = 0.25$$ are settings.",
+        "Three seeds, 110 layers, 45,000 images, 2 of 3.",
+        "## References\n\nK. He, arXiv 1512.03385, 99.9 %",
+        "[A link](https://example.org/1.5/2.5)",
+    ],
+)
+def test_prose_may_print_published_figures_and_settings(text):
+    assert numbers_in(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("It reaches 91.2 %.", "91.2"),
+        (f"{PAPER} report 8.76 %.", "8.76"),
+        ("He et al. report 8.75 %.", "8.75"),
+        ("It loses 3 points.", "3"),
+        ("About 40 % of it.", "40"),
+        ("It takes 1,024.5 s.", "1,024.5"),
+    ],
+)
+def test_a_number_without_a_source_is_found(text, number):
+    assert numbers_in("Nothing.", text) == [(2, number)]
+
+
+def test_a_claim_prints_published_figures_only():
+    code = 'claim("x", measured=3.14, holds=3.14 > 3, published={!r})'
+    assert numbers_in(code.format("8.75 % (He et al.)"), kind=nbformat.v4.new_code_cell) == []
+    assert numbers_in(code.format("8.8 %"), kind=nbformat.v4.new_code_cell) == [(1, "8.8")]
+
+
+def test_every_chapter_says_where_its_numbers_come_from():
+    numbers.check_numbers(REAL)
+    assert set(numbers.published_figures(REAL)) <= set(pages.bibliography_keys(REAL))
+
+
+def test_the_build_stops_at_a_number_without_a_source(project):
+    (project.root / "book/published.yml").write_text("he2016deep:\n  - ['8.75']\n")
+    numbers.check_numbers(project)
+    nbformat.write(notebook("1"), project.root / "notebooks/other.ipynb")
+    cells = nbformat.read(project.root / "notebooks/other.ipynb", 4)
+    cells.cells.append(nbformat.v4.new_markdown_cell("We measured 12.5 %."))
+    nbformat.write(cells, project.root / "notebooks/other.ipynb")
+    with pytest.raises(BuildError, match=r"other\.ipynb.*12\.5 \(cell 4\)"):
+        numbers.check_numbers(project)

@@ -94,7 +94,7 @@ def lesions(preset: str, seeds: Any = SEEDS, depth: int | None = None) -> list[E
 def resnet_v1(preset: str, seeds: Any = SEEDS) -> list[Experiment]:
     """ResNet-20 as it was published: the figure that a reader can hold against the paper's.  [he2016deep]"""
     depth = 8 if preset == "smoke" else 20
-    recipe = dict(epochs=20, probe_every=0, evaluate_every=5) if preset in ("cpu", "colab") else {}
+    recipe = dict(epochs=12, probe_every=0, evaluate_every=4) if preset in ("cpu", "colab") else {}
     task = dict(subset=None) if preset in ("cpu", "colab") else {}
     return _image_sweep(preset, seeds, [dict(variant="resnet_v1", depth=depth)], task=task, recipe=recipe)
 

@@ -56,6 +56,18 @@ def test_equal_descriptions_have_equal_names_and_any_change_gives_another():
     assert len({item.name for item in [experiment, *changed]}) == 5
 
 
+def test_what_is_measured_afterwards_is_part_of_the_name_only_where_there_is_something():
+    plain = Experiment(**SMALL)
+    assert Experiment(**SMALL, measure=[]).to_dict() == plain.to_dict() and "measure" not in plain.to_json()
+    measured = Experiment(**SMALL, measure=["affine_maps", "affine_maps"])
+    assert measured != plain and measured == plain.replace("measure", ("affine_maps",))
+    assert Experiment.from_json(measured.to_json()) == measured
+    with pytest.raises(ValueError, match="'autopsy'.*affine_maps"):
+        Experiment(**SMALL, measure=["autopsy"])
+    with pytest.raises(TypeError, match="list of names"):
+        Experiment(**SMALL, measure="affine_maps")
+
+
 def test_an_experiments_name_is_the_same_on_every_machine():
     # Committed records are found by this name: it may never change by accident.
     assert Experiment(**SMALL).name == "0bcc694052255e61"
@@ -263,6 +275,19 @@ def test_a_diverged_run_is_a_record(tmp_path):
     assert lab.run(experiment, Store(tmp_path)).status == "diverged"
 
 
+def test_a_measurement_is_taken_on_the_trained_model_and_kept(tmp_path):
+    experiment = Experiment(**SMALL, measure=["affine_maps"]).replace("model.variant", "post")
+    lab.run(experiment, Store(tmp_path), progress=False)
+    record = Store(tmp_path).get(experiment)  # as it comes back from the disk
+    assert [row["block"] for row in record.measurements["affine_maps"]] == [1, 2]
+    # Training has moved the gains, which start at 1 with no deviation.
+    assert all(row["gain_deviation"] > 0 for row in record.measurements["affine_maps"])
+    table = lab.frame([record], "affine_maps")
+    assert list(table["step"]) == [1, 1] and {"variant", "seed", "gain", "bias"} <= set(table)
+    diverging = experiment.replace("recipe", dict(lr=1e30, epochs=3, batch_size=64))
+    assert lab.run(diverging, Store(tmp_path), progress=False).measurements == {}
+
+
 def test_an_interrupted_run_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     from resnorm.training import loop
 
@@ -442,7 +467,7 @@ def test_every_plan_has_every_preset_and_distinct_experiments(name, preset):
     experiments = lab.plan(name, preset)
     assert len(set(experiments)) == len(experiments) >= 1
     seeds = {item.seed for item in experiments}
-    assert seeds == ({0} if name == "preact_resnet20" else {0, 1, 2})
+    assert seeds == ({0} if name in ("preact_resnet20", "thousand_layers") else {0, 1, 2})
     bundled = {"digits", "number_words"} if preset == "smoke" else {"cifar10", "number_words"}
     assert {item.task["name"] for item in experiments} <= bundled
 

@@ -18,15 +18,18 @@ _PROBE_KEYS = ("step", "epoch", "block")
 def frame(records: list[Record], kind: str = "metrics"):
     """Return a tidy pandas DataFrame with one row an observation.
 
-    ``kind``: "metrics" (final values), "curves" (columns step, epoch, split) or "probes" (columns step, block).
+    ``kind``: "metrics" (final values), "curves" (columns step, epoch, split), "probes" (columns step, block), or the name
+    of a measurement ("lesions"), whose rows keep their own columns.
     Columns: experiment, label (see `label`), task, model, variant, seed, every setting that varies under its own name
     (depth, order, ...; with its part in front where two parts vary it), status, those of the kind, metric and value.
     Raises ValueError for another kind.
     """
     import pandas
 
-    if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}; allowed: {', '.join(KINDS)}")
+    from resnorm.lab.measurements import MEASUREMENTS
+
+    if kind not in (*KINDS, *MEASUREMENTS):
+        raise ValueError(f"kind is {kind!r}; allowed: {', '.join((*KINDS, *MEASUREMENTS))}")
     columns = settings_columns(records)
     rows = []
     for record in records:
@@ -34,6 +37,8 @@ def frame(records: list[Record], kind: str = "metrics"):
         names = {"experiment": record.experiment.name, "label": label(record.experiment)}
         head = {**names, **described, "status": record.status}
         rows += ({**head, **row} for row in _observations(record, kind))
+    if kind in MEASUREMENTS:
+        return pandas.DataFrame(rows, columns=None if rows else ["experiment", "label", *columns, "status"])
     if not rows:
         return pandas.DataFrame(columns=["experiment", "label", *columns, "status", "metric", "value"])
     table = pandas.DataFrame(rows)
@@ -88,6 +93,8 @@ def _observations(record: Record, kind: str):
         return ({"metric": key, "value": value} for key, value in record.metrics.items())
     if kind == "curves":
         return record.curves
+    if kind != "probes":
+        return record.measurements.get(kind, ())
     return (
         {**{key: row[key] for key in _PROBE_KEYS if key in row}, "metric": key, "value": value}
         for row in record.probes

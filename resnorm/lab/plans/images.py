@@ -275,13 +275,11 @@ def recursive_skip(
 
 @register
 def recursive_skip_grid(
-    preset: str, seeds: Any = SEEDS, orders: Any = None, lambdas: Any = None, affines: Any = None
+    preset: str, seeds: Any = SEEDS, orders: Any = (1, 2, 3, 4), lambdas: Any = (0.5, 2, 4),
+    affines: Any = ("step", "shared", "last"),
 ) -> list[Experiment]:
     """The recursive skip by norm, order and affine map, and xSkip by its factor.  [liu2020rethinking]"""
-    orders = check_orders(((1, 2) if preset == "smoke" else (1, 2, 3, 4)) if orders is None else orders)
-    lambdas = check_lambdas(((2,) if preset == "smoke" else (0.5, 2, 4)) if lambdas is None else lambdas)
-    affines = (("step",) if preset == "smoke" else ("step", "shared", "last")) if affines is None else affines
-    models = _recursive(orders, lambdas, 8 if preset == "smoke" else 20)
+    models = _recursive(check_orders(orders), check_lambdas(lambdas), 8 if preset == "smoke" else 20)
     for model in [model for model in models if model.get("order", 1) > 1]:
         # One map a step is the default, which an experiment does not name.
         models += [dict(model, affine=affine) for affine in affines if affine != "step"]

@@ -30,7 +30,7 @@ GROUPS = {
         "`A` is self-attention, `X` attention to a memory, `M` a feed-forward network.",
     ),
 }
-VERDICTS = {"holds": "✓", "holds only when": "◐", "does not hold": "✗", "not yet measured": "…"}
+VERDICTS = {"holds": "✓", "holds only when": "◐", "does not hold": "✗", "undecided": "?", "not yet measured": "…"}
 
 
 def write_pages(project: Project, source: Path, verdicts: dict[str, dict]) -> None:

@@ -17,8 +17,9 @@ from resnorm.lab.record import PACKAGE
 from resnorm.lab.store import write_atomically
 
 _FIELDS = {"id", "statement", "source", "chapter", "expected"}
-_SYMBOLS = {"holds": "✓", "holds only when": "◐", "does not hold": "✗", "not yet measured": "…"}
-_COLOURS = {"holds": "#009E73", "holds only when": "#E69F00", "does not hold": "#D55E00", "not yet measured": "#787878"}
+_SYMBOLS = {"holds": "✓", "holds only when": "◐", "does not hold": "✗", "undecided": "?", "not yet measured": "…"}
+_COLOURS = {"holds": "#009E73", "holds only when": "#E69F00", "does not hold": "#D55E00"}
+_GREY = "#787878"
 
 
 class ClaimFailed(AssertionError):
@@ -40,7 +41,7 @@ class Card:
 
     @property
     def kind(self) -> str:
-        """The verdict without its condition: holds, holds only when, does not hold."""
+        """The verdict without its condition: holds, holds only when, does not hold, undecided."""
         return "holds only when" if self.verdict.startswith("holds only when") else self.verdict
 
     def rows(self) -> list[tuple[str, str]]:
@@ -61,35 +62,37 @@ class Card:
         )
         return (
             f'<div class="claim" id="claim-{self.id}" role="note" style="border:1px solid #78787866;border-left:.35em '
-            f'solid {_COLOURS[self.kind]};border-radius:.3em;padding:.6em 1em;margin:1em 0">'
+            f'solid {_COLOURS.get(self.kind, _GREY)};border-radius:.3em;padding:.6em 1em;margin:1em 0">'
             f'<div><b>{_SYMBOLS[self.kind]} Claim: {html.escape(self.verdict)}</b></div>'
             f'<div style="margin:.25em 0;font-size:1.05em">{html.escape(self.statement)}</div>{rows}</div>'
         )
 
 
 def claim(
-    id: str, measured: Any, holds: bool, published: str | None = None, note: str | None = None
+    id: str, measured: Any, holds: bool | None, published: str | None = None, note: str | None = None
 ) -> Card:
     """State what was measured on a claim of the book and whether it holds; return its card.
 
-    ``id``: an entry of ``book/claims.yml``; ``measured``: a text, a number or a dictionary of numbers; ``published``:
+    ``id``: an entry of ``book/claims.yml``; ``measured``: a text, a number or a dictionary of numbers; ``holds``: True,
+    False, or None where the measurement cannot tell (see `resnorm.lab.Difference`); ``published``:
     the published figure with its source; ``note``: where the measurement stops. Writes the verdict into the folder that
     RESNORM_CLAIMS names, if it is set.
     Raises ClaimFailed if ``holds`` is not what the entry expects, ValueError for an unknown id, TypeError if ``holds``
-    is no truth value.
+    is neither a truth value nor None.
     """
     entries = {entry["id"]: entry for entry in read_claims()}
     if id not in entries:
         raise ValueError(f"there is no claim {id!r} in book/claims.yml; add it, or use one of {', '.join(entries)}")
-    if type(holds).__name__ not in ("bool", "bool_"):
-        raise TypeError(f"holds is {holds!r}; give one True or False")
-    entry, holds = entries[id], bool(holds)
+    if holds is not None and type(holds).__name__ not in ("bool", "bool_"):
+        raise TypeError(f"holds is {holds!r}; give one True or False, or None where the measurement cannot tell")
+    entry = entries[id]
     expected = entry["expected"]
-    verdict = expected if holds and expected.startswith("holds") else "holds" if holds else "does not hold"
+    outcome = "undecided" if holds is None else "holds" if holds else "does not hold"
+    verdict = expected if outcome == "holds" and expected.startswith("holds") else outcome
     card = Card(id, entry["statement"], entry["source"], entry["chapter"], verdict, _plain(measured), published, note)
     if expected == "not yet measured":
         raise ClaimFailed(f"the claim {id!r} is now measured ({verdict}); write this as `expected` in book/claims.yml")
-    if holds != expected.startswith("holds"):
+    if verdict != expected:
         raise ClaimFailed(f"the claim {id!r} is expected to be {expected!r}, but {verdict}; measured {_text(measured)}")
     if folder := os.environ.get("RESNORM_CLAIMS"):
         verdict_json = json.dumps(asdict(card), ensure_ascii=False, indent=1, sort_keys=True)
@@ -118,7 +121,7 @@ def read_claims() -> list[dict[str, str]]:
         if expected not in _SYMBOLS and not expected.startswith("holds only when ") or expected == "holds only when":
             raise ValueError(
                 f"claims.yml: {name!r} expects {expected!r}; allowed: holds, holds only when ..., does not hold, "
-                "not yet measured"
+                "undecided, not yet measured"
             )
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", str(entry["id"])) or entry["id"] in seen:
             raise ValueError(f"claims.yml: the id {name!r} is used twice or is not lower-case words joined by hyphens")

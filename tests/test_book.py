@@ -243,11 +243,13 @@ def test_ledger_shows_every_claim(project):
     (project.root / "book/claims.yml").write_text(yaml.safe_dump([
         CLAIM, CLAIM | {"id": "two", "expected": "does not hold"},
         CLAIM | {"id": "three", "expected": "not yet measured", "reason": "No GPU."},
+        CLAIM | {"id": "four", "expected": "undecided"},
     ]))  # fmt: skip
     verdicts = {"one-is-one": {"verdict": "holds only when x is 1", "measured": {"left": 1.0, "right": 0.33333}},
-                "two": {"verdict": "does not hold", "measured": 2, "published": "1"}}  # fmt: skip
+                "two": {"verdict": "does not hold", "measured": 2, "published": "1"},
+                "four": {"verdict": "undecided", "measured": "+1 ± 2"}}  # fmt: skip
     text = pages.ledger(project, verdicts, ["he2016deep"])
-    assert "3 claims: ◐ 1 holds on a condition, ✗ 1 does not hold, … 1 not yet measured." in text
+    assert "4 claims: ◐ 1 holds on a condition, ✗ 1 does not hold, ? 1 undecided, … 1 not yet measured." in text
     assert "left: 1; right: 0.3333" in text and "No GPU." in text and "{cite:t}`he2016deep`" in text
 
 

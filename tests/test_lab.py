@@ -448,6 +448,41 @@ def test_mean_and_deviation_show_two_figures_of_the_deviation():
     assert lab.mean_and_deviation([math.nan]) == "-"
 
 
+def of_seeds(*accuracies: float, first: int = 0) -> list[Record]:
+    """A record a seed, with these accuracies."""
+    base = Experiment(**SMALL)
+    return [
+        made(base.replace("seed", seed), metrics={"test_accuracy": accuracy})
+        for seed, accuracy in enumerate(accuracies, first)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "larger"),
+    [
+        ((0.60, 0.61, 0.62), (0.50, 0.52, 0.51), True),
+        ((0.50, 0.52, 0.51), (0.60, 0.61, 0.62), False),
+        ((0.60, 0.61, 0.50), (0.50, 0.52, 0.51), None),  # a seed disagrees
+        ((0.501, 0.60, 0.511), (0.50, 0.50, 0.51), None),  # one sign, but the mean is one seed's luck
+        ((0.60, 0.61), (0.50, 0.52), None),  # two seeds are no measurement
+    ],
+)
+def test_a_difference_counts_where_every_seed_agrees(first, second, larger):
+    assert lab.difference(of_seeds(*first), of_seeds(*second)).larger is larger
+
+
+def test_a_difference_is_paired_by_seed_and_reads_in_points():
+    found = lab.difference(of_seeds(0.5, 0.6, 0.7), list(reversed(of_seeds(0.4, 0.48, 0.61))))
+    assert found.values == pytest.approx((10, 12, 9))
+    assert str(found) == "+10.33 ± 0.88 points of test accuracy (mean ± standard error, 3 seeds)"
+    diverged = [replace(record, metrics={"steps": 3}, status="diverged") for record in of_seeds(0, 0, 0)]
+    assert lab.difference(of_seeds(0.5, 0.6, 0.7), diverged).values == pytest.approx((50, 60, 70))
+    with pytest.raises(ValueError, match="share no seed"):
+        lab.difference(of_seeds(0.5), of_seeds(0.5, first=3))
+    with pytest.raises(ValueError, match="one variant at a time"):
+        lab.difference([*of_seeds(0.5), *of_seeds(0.4)], of_seeds(0.5))
+
+
 def test_summary_says_how_many_seeds():
     base = Experiment(**SMALL)
     values = zip([base, base.replace("seed", 1), base.replace("model.depth", 5)], (0.5, 0.7, 0.9), strict=True)

@@ -165,7 +165,7 @@ def norm_free(preset: str, seeds: Any = SEEDS, lrs: Any = None, depth: int | Non
         dict(variant="fixup", norm="scalar_bias"),
         dict(variant="skipinit", norm="none"),
         dict(variant="layerscale", norm="none", init=0.1),
-        dict(variant="depth_scaled", norm="none", weight="standard"),
+        dict(variant="depth_scaled", norm="none", weight="scaled_standard"),
         dict(variant="stochastic_depth", norm="batch"),
     ]
     models = [dict(model, depth=depth or {"smoke": 14, "paper": 56}.get(preset, 20)) for model in models]

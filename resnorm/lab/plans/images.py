@@ -291,8 +291,8 @@ def recursive_skip_grid(
 def recursive_skip_all_images(preset: str, seeds: Any = SEEDS) -> list[Experiment]:
     """The six headline variants on every image of CIFAR-10, and what their norms learn.  [liu2020rethinking]"""
     models = _recursive([2], [2], {"smoke": 8, "paper": 110}.get(preset, 20))
-    task = dict(subset=None) if preset in ("cpu", "colab") else {}
-    return _image_sweep(preset, seeds, models, measure=("affine_maps",), task=task)
+    task, recipe = (dict(subset=None), dict(epochs=5)) if preset in ("cpu", "colab") else ({}, {})
+    return _image_sweep(preset, seeds, models, measure=("affine_maps",), task=task, recipe=recipe)
 
 
 @register

@@ -23,7 +23,8 @@ class Variant:
     their defaults; `settings` maps them (and `n`, where the variant changes the norms) to the settings of its letters.
     `init` names its rule in `resnorm.init`, `cite` its source in the bibliography, `tags` the groups of the gallery:
     "generic" (a branch F of any kind), "image" (convolutions), "transformer" (attention and MLP). An option `depth` is
-    the number of residual branches of the whole stack, two for a Transformer layer.
+    the number of residual branches of the whole stack, two for a Transformer layer; an option `block` counts them from
+    1 up to a block's own.
     """
 
     name: str
@@ -204,8 +205,8 @@ _ALL = (
         "nFa",
         "Pre-Norm whose branches are divided by the square root of their number.",
         "marion2025scaling",
-        options={"depth": 12},
-        settings=lambda depth: {"a": add(gain=Scalar("γ", depth**-0.5))},
+        options={"power": 0.5, "depth": 12},
+        settings=lambda power, depth: {"a": add(gain=Scalar("γ", depth**-power))},
     ),
     Variant(
         "rezero",
@@ -241,6 +242,24 @@ _ALL = (
         "huang2016deep",
         options={"rate": 0.1},
         settings=lambda rate: {"p": drop_path(rate)},
+    ),
+    Variant(
+        "stochastic_depth",
+        "Stochastic depth",
+        "Fpa",
+        "Whole branches are dropped at random during training, the later ones more often.",
+        "huang2016deep",
+        options={"last": 0.5, "block": 12, "depth": 12},
+        settings=lambda last, block, depth: {"p": drop_path(last * block / depth)},
+    ),
+    Variant(
+        "fixup",
+        "Fixup",
+        "Fa",
+        "An initialisation that shrinks with the depth, and a learned scalar that starts at 1, take the norm's place.",
+        "zhang2019fixup",
+        settings=lambda: {"a": add(learn="gain")},
+        init="fixup",
     ),
     Variant(
         "resnet_v1",
@@ -305,6 +324,56 @@ _ALL = (
         "rCnrCna",
         "The ReLU comes before the convolutions, the norm after them.",
         "he2016identity",
+        tags=IMAGE,
+    ),
+    Variant(
+        "constant_scaling",
+        "Constant scaling",
+        "CnrCnar",
+        "ResNet v1 with a fixed factor on its shortcut, and one on its branch.",
+        "he2016identity",
+        options={"skip": 0.5, "gain": 1.0},
+        settings=lambda skip, gain: {"a": add(skip=skip, gain=gain)},
+        tags=IMAGE,
+    ),
+    Variant(
+        "exclusive_gating",
+        "Exclusive gating",
+        "CnrCnar",
+        "A learned gate shares each value out between shortcut and branch.",
+        "he2016identity",
+        options={"bias": -6.0},
+        settings=lambda bias: {"a": add(gate="exclusive", gate_bias=bias)},
+        tags=IMAGE,
+    ),
+    Variant(
+        "shortcut_gating",
+        "Shortcut-only gating",
+        "CnrCnar",
+        "A learned gate closes the shortcut value by value, and leaves the branch as it is.",
+        "he2016identity",
+        options={"bias": -6.0},
+        settings=lambda bias: {"a": add(gate="shortcut_only", gate_bias=bias)},
+        tags=IMAGE,
+    ),
+    Variant(
+        "convolution_shortcut",
+        "Convolution on the shortcut",
+        "CnrCnar",
+        "ResNet v1 with a 1x1 convolution on every shortcut.",
+        "he2016identity",
+        settings=lambda: {"a": add(shortcut="projection")},
+        tags=IMAGE,
+    ),
+    Variant(
+        "dropout_shortcut",
+        "Dropout on the shortcut",
+        "CnrCnar",
+        "Values of the shortcut are dropped in training and not rescaled: at the mean a fixed factor.",
+        "he2016identity",
+        options={"rate": 0.5},
+        # `d` divides what it keeps by 1 - rate; the factor takes that back.
+        settings=lambda rate: {"a": add(skip=1 - rate, dropout=rate)},
         tags=IMAGE,
     ),
     Variant(

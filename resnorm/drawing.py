@@ -25,12 +25,17 @@ class Svg(str):
 
 @dataclass(frozen=True)
 class Element:
-    """One thing on the line: `kind` is fork, merge, branch, norm, activation or glue; a merge names the index of its fork."""
+    """One thing on the line: `kind` is fork, merge, branch, norm, activation or glue; a merge names the index of its fork.
+
+    `on_skip` is written over a merge's arc, `on_branch` over the line that leads to it.
+    """
 
     kind: str
     label: str
     title: str
     source: int | None = None
+    on_skip: str = ""
+    on_branch: str = ""
 
 
 def diagram(elements: list[Element], description: str) -> Svg:
@@ -42,7 +47,7 @@ def diagram(elements: list[Element], description: str) -> Svg:
         x += STEP * (0.62 if close else 0.8 if element.kind in ("fork", "merge") else 1.0)
     width = x + 12
     spans = [xs[i] - xs[e.source] for i, e in enumerate(elements) if e.source is not None]
-    top = max([_lift(span) for span in spans], default=0) + 10
+    top = max([_lift(span) for span in spans], default=0) + (26 if any(element.on_skip for element in elements) else 10)
     y = top + HEIGHT / 2
     height = y + HEIGHT / 2 + 8
     parts = [
@@ -53,6 +58,7 @@ def diagram(elements: list[Element], description: str) -> Svg:
         f'<g fill="none" stroke="{LINE}" stroke-width="2">',
         f'<path d="M{xs[0]:.1f} {y:.1f} H{width - 30:.1f}"/>',
     ]
+    notes: list[tuple[float, float, str]] = []
     for index, element in enumerate(elements):
         if element.source is None:
             continue
@@ -61,9 +67,12 @@ def diagram(elements: list[Element], description: str) -> Svg:
         radius = min(14.0, (end - start) / 2)
         parts.append(f'<path d="M{start:.1f} {y:.1f} C{start:.1f} {lift:.1f} {start:.1f} {lift:.1f} {start + radius:.1f} {lift:.1f} '
                      f'H{end - radius:.1f} C{end:.1f} {lift:.1f} {end:.1f} {lift:.1f} {end:.1f} {y - 12:.1f}"/>')
+        notes += [(x, height, text) for x, height, text in (
+            ((start + end) / 2, lift - 6, element.on_skip), (end - 26, y - 7, element.on_branch)) if text]
         parts.append(f'<path d="M{end - 4:.1f} {y - 18:.1f} L{end:.1f} {y - 12:.1f} L{end + 4:.1f} {y - 18:.1f}"/>')
     parts.append(f'<path d="M{width - 36:.1f} {y - 4:.1f} L{width - 30:.1f} {y:.1f} L{width - 36:.1f} {y + 4:.1f}"/></g>')
     parts.append('<g text-anchor="middle" font-size="15" font-weight="600">')
+    parts += [f'<text x="{x:.1f}" y="{height:.1f}" font-size="13" fill="{LINE}">{escape(text)}</text>' for x, height, text in notes]
     for x, element in zip(xs, elements, strict=True):
         parts.append(f"<g><title>{escape(element.title)}</title>" + _shape(x, y, element) + "</g>")
     parts.append(f'<text x="{width - 16:.1f}" y="{y + 5:.1f}" fill="{LINE}">y</text></g></svg>')

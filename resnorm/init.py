@@ -2,7 +2,8 @@
 
 Every branch tells its weights' roles: `query`, `key`, `value`, `hidden` (the first matrices of an MLP), `output` (what
 writes into the stream), `kernel` (a convolution) and `bias`. The weights of a merge's shortcut have the role
-`shortcut`. `fan_in` and `fan_out` are those of the role's own matrix, also where several roles share one tensor.
+`shortcut`, those of its gate the role `gate`; a gate's bias is the merge's own choice. `fan_in` and `fan_out` are those
+of the role's own matrix, also where several roles share one tensor.
 """
 
 import math
@@ -15,7 +16,7 @@ from resnorm.branches import Convolution
 from resnorm.letters import Add
 from resnorm.words import BRANCHES, MERGES, Block, parse
 
-WEIGHTS = ("query", "key", "value", "hidden", "output", "kernel", "shortcut")
+WEIGHTS = ("query", "key", "value", "hidden", "output", "kernel", "shortcut", "gate")
 
 
 def roles(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -23,10 +24,12 @@ def roles(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for child in module.modules():
         if hasattr(child, "roles"):
             yield from child.roles()
-        elif isinstance(child, Add) and child.shortcut is not None:
-            for part in child.shortcut.modules():
+        elif isinstance(child, Add):
+            for part in child.shortcut.modules() if child.shortcut is not None else ():
                 if isinstance(part, (nn.Conv2d, nn.Linear)) and not hasattr(part, "roles"):
                     yield "shortcut", part.weight
+            if child.gate is not None:
+                yield "gate", child.gate.weight
 
 
 @torch.no_grad()
@@ -106,7 +109,7 @@ def unit_gain(module: nn.Module) -> None:
     _needs_relu("unit_gain", module)
 
     def rule(role: str, weight: Tensor) -> None:
-        if role != "shortcut":
+        if role not in ("shortcut", "gate"):
             fan_in = weight[0].numel()
             weight.normal_(0, math.sqrt((1 if role == "output" else 2) / fan_in))
 
@@ -128,8 +131,8 @@ def fixup(module: nn.Module, depth: int) -> None:
     r"""Start every residual branch at 0, and shrink its other weights with the depth: $L^{-1/(2m-2)}$ times He's.
 
     m is the number of weights in a row in the branch, of which the last is set to 0; `depth` is L, the number of
-    residual branches of the network. The rest of Fixup belongs to the network: a classifier of zeros, scalar biases and
-    multipliers (`add(learn="gain")`). Raises `ValueError` for attention, for another activation than ReLU, and for
+    residual branches of the network. The rest of Fixup belongs to the network: a classifier of zeros (`initialise`
+    with its `head`), scalar biases (the norm `scalar_bias`) and multipliers (`add(learn="gain")`). Raises `ValueError` for attention, for another activation than ReLU, and for
     weight norm or weight standardisation, which have no filter of zeros. Citation: zhang2019fixup.
     """
     _needs_relu("fixup", module)
@@ -199,11 +202,15 @@ RULES: dict[str, Callable[[nn.Module, int], None]] = {
 }
 
 
-def initialise(module: nn.Module, rule: str, depth: int) -> None:
+def initialise(module: nn.Module, rule: str, depth: int, head: nn.Linear | None = None) -> None:
     """Apply a rule by its name; `depth` is the number of residual branches of the whole network.
 
+    `head`: the network's classifier, which Fixup sets to zero and the other rules leave alone.
     Raises `ValueError` for an unknown rule.
     """
     if rule not in RULES:
         raise ValueError(f"unknown rule of initialisation {rule!r}; allowed: {', '.join(RULES)}")
     RULES[rule](module, depth)
+    if rule == "fixup" and head is not None:
+        for parameter in head.parameters():
+            nn.init.zeros_(parameter)

@@ -2,7 +2,7 @@ r"""What the lower-case letters stand for: the merges, the glue, and how a setti
 
 | letter | module | equation | set by |
 |---|---|---|---|
-| `a` | `Add` | $\lambda\, S(x) + g\, h$ | `add(skip, gain, learn, shortcut, stride)` |
+| `a` | `Add` | $\lambda\, S(x) + g\, h$ | `add(skip, gain, learn, shortcut, stride, gate, dropout)` |
 | `c` | `Concat` | $[x \Vert h]$ | `concat(dim)` |
 | `l` | `Lerp` | $x + \alpha \odot (h - x)$ | `lerp(alpha, learn, dim)` |
 | `d` | `Dropout` | single values set to zero | `dropout(rate)` |
@@ -43,17 +43,24 @@ class Add(nn.Module):
     r"""Add the skip to the branch: $y = \lambda\, S(x) + g\, h$.
 
     `skip` is $\lambda$, `gain` is $g$, and S is the shortcut. `learn` names the scalars that are trained: "gain" (ReZero,
-    SkipInit), "skip" or "both".
-    Shapes: h and x of the same shape, or of shapes that the shortcut makes the same; output as h.
-    Raises `ValueError` where the widths differ and the shortcut is the identity. Citations: he2016deep, liu2020rethinking.
+    SkipInit), "skip" or "both". A `gate` is computed from the skip, $g(x) = \sigma(W x + b)$ with a 1x1 convolution W and
+    b at first `gate_bias`, and takes the place of both scalars: $y = (1 - g(x))\, S(x) + g(x)\, h$ ("exclusive") or
+    $y = (1 - g(x))\, S(x) + h$ ("shortcut_only"). `dropout` is the rate of a dropout of single values of $S(x)$.
+    Shapes: h and x of the same shape, or of shapes that the shortcut makes the same; output as h. A gate is for images.
+    Raises `ValueError` where the widths differ and the shortcut is the identity.
+    Citations: he2016deep, he2016identity, liu2020rethinking.
     """
 
-    def __init__(self, width: int, skip_width: int, skip: float, gain: float, learn: str | None, shortcut: Any, stride: int):
+    def __init__(
+        self, width: int, skip_width: int, skip: float, gain: float, learn: str | None, shortcut: Any, stride: int,
+        gate: str | None, gate_bias: float, dropout: float,
+    ):  # fmt: skip
         super().__init__()
         self.notation = {
             "skip": _symbol(skip, "λ" if learn in ("skip", "both") else None),
             "gain": _symbol(gain, "g" if learn in ("gain", "both") else None),
-            "shortcut": "" if shortcut == "identity" else "S",
+            "shortcut": ("d" if dropout else "") + ("" if shortcut == "identity" else "S"),
+            "gate": gate or "",
         }
         self.skip = nn.Parameter(torch.tensor(float(skip))) if learn in ("skip", "both") else float(skip)
         self.gain = nn.Parameter(torch.tensor(float(gain))) if learn in ("gain", "both") else float(gain)
@@ -68,12 +75,22 @@ class Add(nn.Module):
                 )
         else:
             self.shortcut = _shortcut(shortcut, skip_width, width, stride)
-        self.plain = self.shortcut is None and not learn and self.skip == 1 and self.gain == 1
+        self.gate_kind, self.gate = gate, None
+        if gate:
+            self.gate = nn.Conv2d(skip_width, width, 1, stride)
+            nn.init.constant_(self.gate.bias, gate_bias)
+        self.dropout = dropout
+        self.plain = self.shortcut is None and not (gate or dropout or learn) and self.skip == 1 and self.gain == 1
         self.out_width = width
 
     def forward(self, h: Tensor, x: Tensor) -> Tensor:
+        gate = None if self.gate is None else torch.sigmoid(self.gate(x))
         if self.shortcut is not None:
             x = self.shortcut(x)
+        if self.dropout:
+            x = F.dropout(x, self.dropout, self.training)
+        if gate is not None:
+            return (1 - gate) * x + (gate * h if self.gate_kind == "exclusive" else h)
         if not isinstance(self.gain, float) or self.gain != 1:
             h = self.gain * h
         if isinstance(self.skip, float):
@@ -81,7 +98,7 @@ class Add(nn.Module):
         return h + self.skip * x
 
     def extra_repr(self) -> str:
-        return f"{self.notation['skip'] or 1}·x + {self.notation['gain'] or 1}·h"
+        return f"gate={self.gate_kind!r}" if self.gate_kind else f"{self.notation['skip'] or 1}·x + {self.notation['gain'] or 1}·h"
 
 
 class ZeroPad(nn.Module):
@@ -220,17 +237,31 @@ def _symbol(value: float, learned: str | None) -> str:
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh, "identity": nn.Identity}
 
 
-def add(skip: float = 1.0, gain: float = 1.0, learn: str | bool | None = None, shortcut: Any = "identity", stride: int = 1):
+def add(
+    skip: float = 1.0, gain: float = 1.0, learn: str | bool | None = None, shortcut: Any = "identity", stride: int = 1,
+    gate: str | None = None, gate_bias: float = 0.0, dropout: float = 0.0,
+):  # fmt: skip
     r"""Set the letter `a`: $y = \lambda\, S(x) + g\, h$ with $\lambda$ = `skip` and g = `gain`; see `Add` for shapes.
 
     `learn`: "gain" (or True), "skip", "both", or None. `shortcut`: "identity", "zero_pad", "projection",
-    "projection(norm='batch')", "linear", or a factory (skip_width, width, stride) -> module.
-    Raises `ValueError` for another `learn`. Citations: he2016deep, liu2020rethinking, bachlechner2021rezero.
+    "projection(norm='batch')", "linear", or a factory (skip_width, width, stride) -> module. `gate`: None, "exclusive" or
+    "shortcut_only", which begins with the bias `gate_bias`. `dropout`: its rate on the shortcut.
+    Raises `ValueError` for another `learn` or `gate`, for a gate beside scalars, and for a rate outside [0, 1).
+    Citations: he2016deep, he2016identity, liu2020rethinking, bachlechner2021rezero.
     """
     learn = {True: "gain", False: None}.get(learn, learn) if isinstance(learn, bool) else learn
     if learn not in (None, "gain", "skip", "both"):
         raise ValueError(f"learn={learn!r}; allowed: None, 'gain' (or True), 'skip', 'both'")
-    return partial(Add, skip=skip, gain=gain, learn=learn, shortcut=shortcut, stride=stride)
+    if gate not in (None, "exclusive", "shortcut_only"):
+        raise ValueError(f"gate={gate!r}; allowed: None, 'exclusive', 'shortcut_only'")
+    if gate and (learn or skip != 1 or gain != 1):
+        raise ValueError(f"gate={gate!r} takes the place of the scalars; leave out skip, gain and learn")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"the shortcut's dropout is {dropout!r}; allowed: 0 <= dropout < 1")
+    return partial(
+        Add, skip=skip, gain=gain, learn=learn, shortcut=shortcut, stride=stride, gate=gate, gate_bias=gate_bias,
+        dropout=dropout,
+    )  # fmt: skip
 
 
 def concat(dim: int = 1):

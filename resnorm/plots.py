@@ -38,7 +38,7 @@ def style() -> AbstractContextManager:
 def show(figure, alt: str | None = None) -> None:
     """Display a figure in a notebook as SVG, with its alt text in the output's metadata and as its plain text.
 
-    ``alt``: the text; by default the one that `curves`, `by_depth`, `bars` and `norm_cubes` computed (see `describe`).
+    ``alt``: the text; by default the one that the figure's own function computed (see `describe`).
     Raises ValueError if there is none.
     """
     from IPython.display import display
@@ -134,38 +134,59 @@ def bars(frame, y: str, by: str = "label", *, ylabel: str | None = None, scale: 
     ``frame``, ``y``: as in `curves`; ``scale`` multiplies every value (100 for per cent); ``published``: a dictionary
     of published values by name, drawn as a diamond. Returns a matplotlib Figure. Raises as `curves`.
     """
-    data = _observations(frame, by, y, None, None)
-    data = data.assign(**{_VALUE: data[_VALUE] * scale})
-    names = list(dict.fromkeys(data[by]))
-    parts = []
+    return _by_name(frame, y, by, ylabel, scale, published, bar=True)
+
+
+def dots(
+    frame, y: str, by: str = "label", *, ylabel: str | None = None, scale: float = 1.0, published=None,
+    reference: float | None = None,
+):  # fmt: skip
+    """Draw ``y`` for each value of ``by``: a marker a seed, the mean as a tick, one deviation as a whisker; no zero.
+
+    For values whose differences matter more than their size. Arguments as in `bars`; ``reference``: what they are all
+    compared with, on the axis's own scale, drawn as a vertical line. Returns a matplotlib Figure. Raises as `curves`.
+    """
+    return _by_name(frame, y, by, ylabel, scale, published, bar=False, reference=reference)
+
+
+def heat_map(
+    frame, y: str, panels: str | None = "label", *, x: str = "step", rows: str = "block", ylabel: str | None = None
+):
+    """Draw ``y`` > 0 as colour over ``x`` and ``rows``, a panel for each value of ``panels``, on one logarithmic scale.
+
+    ``frame``, ``y``: as in `curves`; seeds are averaged by their geometric mean. Nothing hangs on the colour: lines of
+    equal value carry their value, and every panel says its range. Returns a matplotlib Figure.
+    Raises as `curves`, and ValueError where no value is above 0.
+    """
+    import numpy
+
+    data = _observations(frame, x, y, panels, rows)
+    if not (data[_VALUE] > 0).any():
+        raise ValueError(f"no value of {y!r} is above 0; a heat map has a logarithmic scale")
+    data = data.assign(**{_VALUE: numpy.log10(data[_VALUE].where(data[_VALUE] > 0))})
+    tables = {
+        name: _select(data, {panels: name}).pivot_table(index=rows, columns=x, values=_VALUE, dropna=False)
+        for name in (dict.fromkeys(data[panels]) if panels else [None])
+    }
+    ylabel, parts, images = ylabel or y, [], []
     with style():
-        figure, (ax,) = _panels(1, height=0.9 + 0.46 * len(names))
-        for row, name in enumerate(names):
-            values = data[data[by] == name][_VALUE].dropna()
-            if values.empty:
-                ax.text(0, row, " diverged", va="center", style="italic")
-                parts.append(f"{name}: diverged")
-                continue
-            mean, deviation = values.mean(), values.std() if len(values) > 1 else 0.0
-            colour = COLOURS[row % len(COLOURS)]
-            ax.barh(row, mean, 0.62, fc=colour + "59", ec=colour, lw=1.2, hatch=HATCHES[row % len(HATCHES)])
-            if deviation:
-                ax.errorbar(mean, row, xerr=deviation, color=GREY, lw=1.4, capsize=3, zorder=3)
-            ax.plot(values, [row] * len(values), "o", color=colour, mec=GREY, mew=0.7, ms=5, zorder=4)
-            text = mean_and_deviation(values)
-            reach = max(values.max(), mean + deviation)
-            ax.annotate(text, (reach, row), (8, 0), textcoords="offset points", va="center")
-            parts.append(f"{name}: {text}" + (" (one seed)" if len(values) == 1 else ""))
-            if published and name in published:
-                ax.plot(published[name], row, "D", mfc="#FFFFFF", mec="#000000", ms=8, zorder=5)
-                parts[-1] += f", published {_number(published[name])}"
-        ax.set(yticks=range(len(names)), yticklabels=names, xlabel=ylabel or y)
-        ax.set_xlim(0, ax.get_xlim()[1] * 1.2)
-        ax.invert_yaxis()
-        ax.grid(axis="y", visible=False)
-        ax.tick_params(axis="y", length=0)
-        _say_seeds(figure, data, also="; diamonds: published" if published else "")
-    figure.alt = f"Bar chart of {ylabel or y}{_seeds(data)}. {'; '.join(parts)}."
+        figure, axes = _grid(len(tables))
+        low = numpy.nanmin([table.min(axis=None) for table in tables.values()])
+        high = numpy.nanmax([table.max(axis=None) for table in tables.values()])
+        levels = _levels(low, high)
+        for ax, (name, table) in zip(axes, tables.items(), strict=True):
+            images.append(_draw_heat(ax, table, low, high, levels))
+            place, extent = ax.get_subplotspec(), _extent(table)
+            ax.set_title("" if name is None else str(name), fontsize=10, pad=16)
+            ax.annotate(extent, (0, 1), (0, 4), "axes fraction", textcoords="offset points", fontsize=9)
+            ax.set(xlabel=x if place.is_last_row() else "", ylabel=rows if place.is_first_col() else "")
+            parts.append(f"{'' if name is None else f'{name}: '}{extent}{_corners(table.dropna(axis=1, how='all'))}")
+        bar = figure.colorbar(images[0], ax=axes, aspect=30, pad=0.02, label=ylabel, ticks=levels)
+        bar.set_ticklabels([_number(10**level) for level in levels])
+        bar.outline.set_visible(False)
+        _say_seeds(figure, data, spread="geometric mean")
+    head = f"Heat map of {ylabel} by {x} and {rows} on a logarithmic scale{_seeds(data, 'geometric mean')}"
+    figure.alt = f"{head}. {'. '.join(parts)}."
     return figure
 
 
@@ -242,10 +263,10 @@ def _seed_count(data) -> int:
     return data["seed"].nunique() if "seed" in data else 0
 
 
-def _seeds(data) -> str:
+def _seeds(data, spread: str = "mean and standard deviation") -> str:
     count = _seed_count(data)
     # A prediction has no seeds.
-    return {0: "", 1: ", one seed"}.get(count, f", mean and standard deviation over {count} seeds")
+    return {0: "", 1: ", one seed"}.get(count, f", {spread} over {count} seeds")
 
 
 def _number(value: float) -> str:
@@ -253,6 +274,21 @@ def _number(value: float) -> str:
         return "not a number"
     exact = f"{value:.3g}"
     return exact if "e" not in exact else f"{value:.2g}" if abs(value) < 1 or abs(value) >= 1e5 else f"{value:.0f}"
+
+
+def _extent(table) -> str:
+    """The smallest and the largest value of a table of logarithms."""
+    low, high = table.min(axis=None), table.max(axis=None)
+    return "diverged" if low != low else f"{_number(10**low)} to {_number(10**high)}"
+
+
+def _corners(table) -> str:
+    """What a table of logarithms says in its first and its last row, at its first and its last column."""
+    found = ""
+    for at in dict.fromkeys(table.columns[[0, -1]] if table.shape[1] else ()):
+        ends = (f"{_number(10 ** table.at[row, at])} at {table.index.name} {_number(row)}" for row in table.index[[0, -1]])
+        found += f"; at {table.columns.name} {_number(at)} {', '.join(ends)}"
+    return found
 
 
 # --- drawing
@@ -264,6 +300,114 @@ def _panels(count: int, height: float = 4.0, legend_rows: int = 0):
     figure = Figure(figsize=(7.6, height + 0.22 * legend_rows), layout="constrained")
     axes = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     return figure, list(axes)
+
+
+def _by_name(frame, y: str, by: str, ylabel, scale: float, published, bar: bool, reference: float | None = None):
+    data = _observations(frame, by, y, None, None)
+    data = data.assign(**{_VALUE: data[_VALUE] * scale})
+    names = list(dict.fromkeys(data[by]))
+    parts = []
+    with style():
+        figure, (ax,) = _panels(1, height=0.9 + 0.46 * len(names))
+        for row, name in enumerate(names):
+            values = data[data[by] == name][_VALUE].dropna()
+            if values.empty:
+                ax.text(0, row, " diverged", va="center", style="italic", transform=ax.get_yaxis_transform())
+                parts.append(f"{name}: diverged")
+                continue
+            mean, deviation = values.mean(), values.std() if len(values) > 1 else 0.0
+            colour, marker = COLOURS[row % len(COLOURS)], "o" if bar else MARKERS[row % len(MARKERS)]
+            # Without a bar below them, equal values would hide each other.
+            places = [row] * len(values) if bar else _spread_out(row, len(values))
+            if bar:
+                ax.barh(row, mean, 0.62, fc=colour + "59", ec=colour, lw=1.2, hatch=HATCHES[row % len(HATCHES)])
+            else:
+                ax.plot(mean, row, "|", color=GREY, ms=20, mew=2.2, zorder=3)
+            if deviation:
+                ax.errorbar(mean, row, xerr=deviation, color=GREY, lw=1.4, capsize=3, zorder=3)
+            ax.plot(values, places, marker, color=colour, mec=GREY, mew=0.7, ms=5 if bar else 7, zorder=4)
+            text = mean_and_deviation(values)
+            if bar:
+                reach = max(values.max(), mean + deviation)
+                ax.annotate(text, (reach, row), (8, 0), textcoords="offset points", va="center")
+            else:
+                ax.annotate(text, (1, row), (8, 0), ax.get_yaxis_transform(), textcoords="offset points", va="center")
+            parts.append(f"{name}: {text}" + (" (one seed)" if len(values) == 1 else ""))
+            if published and name in published:
+                ax.plot(published[name], row, "D", mfc="#FFFFFF", mec="#000000", ms=8, zorder=5)
+                parts[-1] += f", published {_number(published[name])}"
+        ax.set(yticks=range(len(names)), yticklabels=names, xlabel=ylabel or y)
+        if bar:
+            ax.set_xlim(0, ax.get_xlim()[1] * 1.2)
+        if reference is not None:
+            ax.axvline(reference, color=GREY, lw=1, zorder=1)
+        ax.set_ylim(len(names) - 0.4, -0.6)
+        ax.grid(axis="y", visible=False)
+        ax.tick_params(axis="y", length=0)
+        _say_seeds(figure, data, also="; diamonds: published" if published else "")
+    compared = "" if reference is None else f", beside a line at {_number(reference)}"
+    figure.alt = (
+        f"{'Bar' if bar else 'Dot'} chart of {ylabel or y}{compared}{_seeds(data)}. {'; '.join(parts)}."
+    )
+    return figure
+
+
+def _spread_out(row: int, count: int) -> list[float]:
+    return [row + 0.14 * (index - (count - 1) / 2) for index in range(count)]
+
+
+def _grid(count: int):
+    from matplotlib.figure import Figure
+
+    columns = min(count, 3)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(7.6, 0.5 + 2.35 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+    for ax in axes[count:]:
+        ax.remove()
+    return figure, list(axes[:count])
+
+
+def _levels(low: float, high: float) -> list[float]:
+    """At most six round values between two logarithms: 1, 2 and 5 times a power of ten, or powers alone."""
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    choices = [[power + math.log10(factor) for power in powers for factor in (1, 2, 5)]]
+    choices += [[power for power in powers if power % stride == 0] for stride in (1, 2, 5, 10, 20, 50)]
+    inside = ([level for level in levels if low <= level <= high] for levels in choices)
+    return next(levels for levels in inside if len(levels) <= 6)
+
+
+def _draw_heat(ax, table, low: float, high: float, levels: list[float]):
+    import numpy
+    from matplotlib.patheffects import withStroke
+
+    x, y = (numpy.asarray(axis, dtype=float) for axis in (table.columns, table.index))
+    # One picture a panel in place of a path a cell: a deep network has thousands of cells.
+    image = ax.pcolormesh(_edges(x), _edges(y), table, cmap="cividis", vmin=low, vmax=high, rasterized=True)
+    own = [level for level in levels if table.min(axis=None) + 1e-9 < level < table.max(axis=None) - 1e-9]
+    if own and min(table.shape) > 1:
+        lines = ax.contour(x, y, numpy.ma.masked_invalid(table), own, colors="#FFFFFF", linewidths=1, linestyles="-")
+        labels = ax.clabel(lines, fontsize=8, fmt=lambda value: _number(10**value))
+        for artist in (lines, *labels):
+            artist.set_path_effects([withStroke(linewidth=2, foreground="#000000")])
+    ax.set(xlim=_edges(x)[[0, -1]], ylim=_edges(y)[[0, -1]])
+    ax.grid(visible=False)
+    ax.yaxis.get_major_locator().set_params(integer=True)
+    if len(x) > 4:
+        ax.xaxis.get_major_locator().set_params(nbins=4, integer=True)
+    else:
+        ax.set_xticks(x)
+    return image
+
+
+def _edges(centres):
+    """The borders halfway between neighbours, and as far outside the first and the last."""
+    import numpy
+
+    if len(centres) == 1:
+        return numpy.array([centres[0] - 0.5, centres[0] + 0.5])
+    middle = (centres[1:] + centres[:-1]) / 2
+    return numpy.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
 
 
 def _draw_line(ax, line, x: str, index: int, predicted: bool) -> None:
@@ -292,9 +436,9 @@ def _legend(figure, names: list, predicted: bool) -> None:
     figure.legend(handles, [str(name) for name in names], loc="outside upper left", ncols=min(3, len(names)))
 
 
-def _say_seeds(figure, data, also: str = "") -> None:
+def _say_seeds(figure, data, also: str = "", spread: str = "mean ± standard deviation") -> None:
     count = _seed_count(data)
-    text = {0: "", 1: "one seed"}.get(count, f"mean ± standard deviation, {count} seeds")
+    text = {0: "", 1: "one seed"}.get(count, f"{spread}, {count} seeds")
     figure.supxlabel((text + also).removeprefix("; "), x=0.995, ha="right", fontsize=9)
 
 

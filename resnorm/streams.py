@@ -70,7 +70,7 @@ class Sum(Plain):
         return S + h
 
 
-class Dense(Stream):
+class Dense(Plain):
     r"""Let each block read everything before it: $h_i = B_i([x \Vert h_0 \Vert \dots \Vert h_{i-1}])$.
 
     Block i has the input width $w_0 + i\,g$ for growth g; the output is the concatenation of all. `dim`: 1 for images and
@@ -83,17 +83,8 @@ class Dense(Stream):
         super().__init__()
         self.dim = dim
 
-    def open(self, x: Tensor) -> tuple[Tensor, ...]:
-        return (x,)
-
-    def read(self, S: tuple[Tensor, ...], i: int) -> Tensor:
-        return torch.cat(S, self.dim)
-
-    def write(self, S: tuple[Tensor, ...], h: Tensor, i: int) -> tuple[Tensor, ...]:
-        return (*S, h)
-
-    def close(self, S: tuple[Tensor, ...]) -> Tensor:
-        return torch.cat(S, self.dim)
+    def write(self, S: Tensor, h: Tensor, i: int) -> Tensor:
+        return torch.cat((S, h), self.dim)
 
 
 class Stack(nn.Module):

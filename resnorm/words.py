@@ -276,12 +276,14 @@ class Block(nn.Module):
 
     def equation(self, latex: bool = False) -> str:
         r"""Write the block as a formula, `n(x + F(x))`, or in LaTeX; sub-blocks and `|` give one line each."""
-        notation = {int(name.split("_")[0]): module.notation for name, module in self._modules.items() if isinstance(module, Add)}
-        return equation(self.word, latex, notation)
+        return equation(self.word, latex, self._notation())
 
     def draw(self) -> drawing.Svg:
         """Draw the block as an SVG diagram: boxes from left to right, each skip an arc over what it passes."""
-        return draw(self.word)
+        return draw(self.word, self._notation())
+
+    def _notation(self) -> dict[int, dict[str, str]]:
+        return {int(name.split("_")[0]): module.notation for name, module in self._modules.items() if isinstance(module, Add)}
 
     def extra_repr(self) -> str:
         return f"{self.word!r}, {self.width} -> {self.out_width}: {self.equation().replace(chr(10), '; ')}"
@@ -351,12 +353,14 @@ def _factories(word: str, letters: dict[str, Any]) -> dict[int, Callable[..., nn
 
 # ---------------------------------------------------------------------------------------------------- equation and drawing
 
+NO_SIGNS = {"skip": "", "gain": "", "shortcut": "", "gate": ""}
+
 
 def equation(word: str, latex: bool = False, notation: dict[int, dict[str, str]] | None = None) -> str:
     r"""Write a word as a formula: `equation("Fanan")` is `n(x + n(x + F(x)))`.
 
     Sub-blocks and `|` name their value and give a line each. `notation` maps the position of an `a` to the symbols of its
-    scalars (`skip`, `gain`, `shortcut`). With `latex` the result goes between dollar signs.
+    scalars and of its shortcut (`skip`, `gain`, `shortcut`, `gate`). With `latex` the result goes between dollar signs.
     """
     times, named = (r"\, ", lambda f, h: rf"{f}\!\left({h}\right)") if latex else ("·", lambda f, h: f"{f}({h})")
     greek = {"λ": r"\lambda", "α": r"\alpha", "β": r"\beta", "γ": r"\gamma"}
@@ -383,9 +387,16 @@ def equation(word: str, latex: bool = False, notation: dict[int, dict[str, str]]
                 h = start = skip = name_value(h)
                 is_sum = False
             elif letter == "a":
-                signs = (notation or {}).get(position, {"skip": "", "gain": "", "shortcut": ""})
-                term = named(signs["shortcut"], skip) if signs["shortcut"] else skip
-                h, is_sum = f"{scaled(signs['skip'], term, False)} + {scaled(signs['gain'], h, is_sum)}", True
+                signs = (notation or {}).get(position, NO_SIGNS)
+                term = skip
+                for function in reversed(signs["shortcut"]):
+                    term = named(function, term)
+                skip_sign, gain_sign = signs["skip"], signs["gain"]
+                if signs["gate"]:
+                    gate = named("g", skip)
+                    skip_sign = rf"\left(1 - {gate}\right)" if latex else f"(1 - {gate})"
+                    gain_sign = gate if signs["gate"] == "exclusive" else ""
+                h, is_sum = f"{scaled(skip_sign, term, False)} + {scaled(gain_sign, h, is_sum)}", True
             elif letter == "c":
                 h, is_sum = (rf"\left[{skip} \,\Vert\, {h}\right]" if latex else f"[{skip} ‖ {h}]"), False
             elif letter == "l":
@@ -404,12 +415,16 @@ def equation(word: str, latex: bool = False, notation: dict[int, dict[str, str]]
     return "\n".join(f"{name} = {value}" for name, value in lines)
 
 
-def draw(word: str) -> drawing.Svg:
-    """Draw a word as an SVG diagram: boxes from left to right, each skip an arc over what it passes; reads in light and dark."""
-    return drawing.diagram(list(_elements(word)), description=f"Block diagram of the word {word}: {equation(word)}")
+def draw(word: str, notation: dict[int, dict[str, str]] | None = None) -> drawing.Svg:
+    """Draw a word as an SVG diagram: boxes from left to right, each skip an arc over what it passes; reads in light and dark.
+
+    `notation` as in `equation`: what stands on a skip is written over its arc, a branch's factor before its merge.
+    """
+    formula = equation(word, notation=notation)
+    return drawing.diagram(list(_elements(word, notation or {})), description=f"Block diagram of the word {word}: {formula}")
 
 
-def _elements(word: str) -> Iterator[drawing.Element]:
+def _elements(word: str, notation: dict[int, dict[str, str]]) -> Iterator[drawing.Element]:
     """What the drawing shows: boxes, marks where a skip is taken, and merges with the mark that each one reads."""
     mark = first = 0
     yield drawing.Element("fork", "x", "input")
@@ -419,13 +434,17 @@ def _elements(word: str) -> Iterator[drawing.Element]:
             mark = count
             yield drawing.Element("fork", "", "next sub-block")
             count += 1
-        for _, letter in sub_block:
+        for position, letter in sub_block:
             if letter == "|":
                 mark = count
                 yield drawing.Element("fork", "", LETTERS[letter])
             elif letter in MERGES:
                 sign = {"a": "+", "b": "+", "c": "‖", "l": "↗"}[letter]
-                yield drawing.Element("merge", sign, LETTERS[letter], source=first if letter == "b" else mark)
+                signs = notation.get(position, NO_SIGNS)
+                skip = "1 - g" if signs["gate"] else "·".join(filter(None, (signs["skip"], *signs["shortcut"])))
+                gain = "g" if signs["gate"] == "exclusive" else signs["gain"]
+                source = first if letter == "b" else mark
+                yield drawing.Element("merge", sign, LETTERS[letter], source, on_skip=skip, on_branch=gain)
             else:
                 kind = "branch" if letter in BRANCHES else {"n": "norm", "r": "activation"}.get(letter, "glue")
                 yield drawing.Element(kind, "½" if letter == "h" else letter, LETTERS[letter])

@@ -159,6 +159,20 @@ def test_cross_attention_equals_torch(mask):
     same_with_gradients(lambda x, z: ours(x, z, mask), reference, pairs, torch.randn(2, 5, 8), torch.randn(2, 3, 6))
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_scaled_standardised_filters_keep_the_variance_of_what_came_before_relu(kernel):
+    torch.manual_seed(0)
+    branch = conv(256, kernel=kernel, weight="scaled_standard")(64)
+    x = torch.randn(4, 64, 20, 20) * torch.tensor([1.0, 3.0]).repeat(32).view(-1, 1, 1)
+    y = branch(x.relu())[:, :, 1:-1, 1:-1]
+    # over the channels: each filter has its own mean, which is what the norm would have taken out
+    assert (y.var() / x.var()).item() == pytest.approx(1, rel=0.15)
+    standard = conv(256, kernel=kernel, weight="standard")(64)
+    standard.load_state_dict(branch.state_dict())
+    ratio = branch.filters() / standard.filters()
+    torch.testing.assert_close(ratio, torch.full_like(ratio, (2 / (1 - 1 / torch.pi) / 64 / kernel**2) ** 0.5))
+
+
 def test_causal_attention_does_not_see_later_tokens():
     branch, x = attention(2, causal=True)(8), torch.randn(1, 5, 8)
     changed = x.clone()
@@ -193,7 +207,7 @@ def test_swiglu_gates_with_its_first_matrix():
         (conv(kernel=2), "kernel=2 is even"),
         (conv(groups=3), "groups=3 does not divide the widths 4 and 4"),
         (conv(6, groups=4), "groups=4"),
-        (conv(weight="spectral"), "'spectral' is unknown; use None, 'norm' or 'standard'"),
+        (conv(weight="spectral"), "'spectral' is unknown; use None, 'norm', 'standard' or 'scaled_standard'"),
         (attention(3), "heads=3 does not divide the width 4"),
         (attention(2, dropout=1.0), "dropout=1.0 is not a rate"),
         (cross_attention(0), "heads=0"),

@@ -104,7 +104,7 @@ def a_stage_that_strides_twice(patch):
     patch.setattr(
         letters.ZeroPad, "forward", lambda self, x: nn.functional.pad(x[:, :, ::4, ::4], (0, 0, 0, 0, 0, self.extra))
     )
-    patch.setattr(RESNET, "_kernels", lambda count, width, stride: built(count, width, 4 if stride == 2 else 1))
+    patch.setattr(RESNET, "_kernels", lambda count, width, stride, weight: built(count, width, 4 if stride == 2 else 1, weight))
 
 
 def an_in_place_branch(patch):
@@ -172,6 +172,20 @@ def a_zeroed_norm_on_the_stream(patch):
     patch.setattr(init, "_last_norms", lambda word: [f"{i}_n" for i, letter in enumerate(word) if letter == "n"])
 
 
+def with_settings(name, settings):
+    """A mutation: the variant with other settings."""
+
+    def mutate(patch):
+        patch.setitem(catalog.VARIANTS, name, dataclasses.replace(catalog.VARIANTS[name], settings=settings))
+
+    mutate.__name__ = f"{name}_with_other_settings"
+    return mutate
+
+
+def a_classifier_that_does_not_start_at_zero(patch):
+    patch.setattr(init, "initialise", lambda module, rule, depth, head=None: init.RULES[rule](module, depth))
+
+
 def guarded_against_in_place():
     with pytest.raises((ValueError, AssertionError)) as caught:
         block = words.Block("Fa", 4, F=lambda width: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(width, width)))
@@ -209,6 +223,22 @@ CASES = [
         ),
     ),
     (a_projection_of_the_raw_input, variant_equals_its_equation("projection_v2")),
+    (
+        with_settings("exclusive_gating", lambda bias: {"a": letters.add(gate="shortcut_only", gate_bias=bias)}),
+        variant_equals_its_equation("exclusive_gating"),
+    ),
+    (
+        with_settings("dropout_shortcut", lambda rate: {"a": letters.add(dropout=rate)}),
+        test_catalog.test_dropout_on_the_shortcut_drops_single_values_and_rescales_none,
+    ),
+    (
+        with_settings("stochastic_depth", lambda last, block, depth: {"p": letters.drop_path(last)}),
+        test_catalog.test_stochastic_depth_drops_in_proportion_to_the_block,
+    ),
+    (
+        a_classifier_that_does_not_start_at_zero,
+        lambda: test_models.test_fixup_starts_with_a_classifier_of_zeros_and_identities(cifar_resnet),
+    ),
     (
         a_zeroed_norm_on_the_stream,
         lambda: test_init.test_zero_last_gain_makes_the_block_start_without_its_branch("Fnan"),

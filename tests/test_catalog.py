@@ -20,6 +20,12 @@ from resnorm.words import BRANCHES, Tied
 WIDTH = 16
 r = F.relu
 
+
+
+def gate(a, x):
+    return 1 / (1 + torch.exp(-F.conv2d(x, a.gate.weight, a.gate.bias)))
+
+
 # Modules come in the word's order: branches as F, C, A, X, M, norms as n, LayerScale as s, merges as a, c and l.
 ORACLES = {
     "plain": lambda x, F: F(x),
@@ -38,6 +44,8 @@ ORACLES = {
     "skipinit": lambda x, F, a: x + a.gain * F(x),
     "layerscale": lambda x, n, F, s, a: x + s.gain * F(n(x)),
     "drop_path": lambda x, n, F, p, a: x + F(n(x)),  # eval; training has a test of its own
+    "stochastic_depth": lambda x, F, p, a: x + F(x),  # eval
+    "fixup": lambda x, F, a: x + a.gain * F(x),
     "resnet_v1": lambda x, C1, n1, C2, n2, a: r(x + n2(C2(r(n1(C1(x)))))),
     "bottleneck_v1": lambda x, C1, n1, C2, n2, C3, n3, a: r(x + n3(C3(r(n2(C2(r(n1(C1(x))))))))),
     "resnet_v2": lambda x, n1, C1, n2, C2, a: x + C2(r(n2(C1(r(n1(x)))))),
@@ -46,6 +54,11 @@ ORACLES = {
     "norm_after_add": lambda x, C1, n1, C2, a, n2: r(n2(x + C2(r(n1(C1(x)))))),
     "relu_before_add": lambda x, C1, n1, C2, n2, a: x + r(n2(C2(r(n1(C1(x)))))),
     "relu_only_pre": lambda x, C1, n1, C2, n2, a: x + n2(C2(r(n1(C1(r(x)))))),
+    "constant_scaling": lambda x, C1, n1, C2, n2, a: r(x / 2 + n2(C2(r(n1(C1(x)))))),
+    "exclusive_gating": lambda x, C1, n1, C2, n2, a: r((1 - (g := gate(a, x))) * x + g * n2(C2(r(n1(C1(x)))))),
+    "shortcut_gating": lambda x, C1, n1, C2, n2, a: r((1 - gate(a, x)) * x + n2(C2(r(n1(C1(x)))))),
+    "convolution_shortcut": lambda x, C1, n1, C2, n2, a: r(F.conv2d(x, a.shortcut.weight) + n2(C2(r(n1(C1(x)))))),
+    "dropout_shortcut": lambda x, C1, n1, C2, n2, a: r(x / 2 + n2(C2(r(n1(C1(x)))))),  # eval; training has its own test
     "pyramid": lambda x, n1, C1, n2, C2, n3, a: x + n3(C2(r(n2(C1(n1(x)))))),
     "conv_norm_act_add": lambda x, C, n, a: x + r(n(C(x))),
     "conv_act_norm_add": lambda x, C, n, a: x + n(r(C(x))),
@@ -108,7 +121,7 @@ def check_own_parameters(block):
 def test_a_variant_equals_its_equation(name):
     assert name in ORACLES, f"write the equation of {name!r} into ORACLES"
     block, inputs = built(name)
-    if name == "drop_path":
+    if name in ("drop_path", "stochastic_depth", "dropout_shortcut"):
         block.eval()
     check_oracle(block, inputs, ORACLES[name])
     check_input_untouched(block, inputs)
@@ -174,7 +187,44 @@ def test_drop_path_drops_whole_samples_and_rescales_the_others():
     assert 0.3 < (ratio > 1).float().mean() < 0.7
 
 
+def test_stochastic_depth_drops_in_proportion_to_the_block():
+    rates = [variant("stochastic_depth").block(WIDTH, block=block, depth=20).get_submodule("1_p").rate for block in (1, 10, 20)]
+    assert rates == pytest.approx([0.025, 0.25, 0.5])
+    assert variant("stochastic_depth").block(WIDTH, block=20, depth=20, last=0.2).get_submodule("1_p").rate == 0.2
+
+
+def test_dropout_on_the_shortcut_drops_single_values_and_rescales_none():
+    torch.manual_seed(0)
+    block, x = variant("dropout_shortcut").block(WIDTH), torch.rand(8, WIDTH, 6, 6) + 1
+    nn.init.zeros_(block.get_parameter("4_n.weight"))  # the branch adds nothing: what is left is the shortcut
+    ratio = block(x) / x
+    assert set(ratio.unique().tolist()) == {0.0, 1.0}
+    assert 0.45 < ratio.mean() < 0.55
+    torch.testing.assert_close(block.eval()(x), x / 2)
+
+
+@pytest.mark.parametrize(("name", "branch"), [("exclusive_gating", 0.0), ("shortcut_gating", 1.0)])
+def test_a_gate_that_starts_closed_leaves_the_shortcut_and_only_the_exclusive_one_shuts_the_branch(name, branch):
+    block, x = variant(name).block(WIDTH, bias=-50), torch.rand(2, WIDTH, 6, 6)
+    grown = block(x) - x
+    assert (grown.abs().max() > 1) == bool(branch)
+    half = variant(name).block(WIDTH, bias=0)
+    nn.init.zeros_(half.get_parameter("5_a.gate.weight"))
+    nn.init.zeros_(half.get_parameter("4_n.weight"))
+    torch.testing.assert_close(half(x), x / 2)
+
+
 def test_equations_carry_the_symbols_of_their_scalars():
+    inside = "n(C(r(n(C(x)))))"
+    for name, options, equation in (
+        ("constant_scaling", {}, f"r(0.5·x + {inside})"),
+        ("constant_scaling", {"skip": 0, "gain": 0.5}, f"r(0·x + 0.5·{inside})"),
+        ("exclusive_gating", {}, f"r((1 - g(x))·x + g(x)·{inside})"),
+        ("shortcut_gating", {}, f"r((1 - g(x))·x + {inside})"),
+        ("convolution_shortcut", {}, f"r(S(x) + {inside})"),
+        ("dropout_shortcut", {}, f"r(0.5·d(x) + {inside})"),
+    ):
+        assert variant(name).block(WIDTH, **options).equation() == equation
     assert variant("xskip").block(WIDTH).equation() == "λ·x + F(x)"
     assert variant("deepnorm").block(WIDTH).equation() == "n(α·x + F(x))"
     assert variant("keel").block(WIDTH).equation() == "n(α·x + F(n(x)))"

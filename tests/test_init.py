@@ -78,6 +78,20 @@ def test_he_reads_fan_out_or_fan_in_of_kernels_and_shortcuts(mode, fan):
     assert spreads(block)["shortcut"] == pytest.approx([math.sqrt(2 / (fan / 9))], rel=0.05)
 
 
+def test_a_gate_is_drawn_like_a_shortcut_and_keeps_its_bias():
+    block = Block("Ca", 32, C=conv3x3(48, stride=2), a=add(shortcut="zero_pad", stride=2, gate="exclusive", gate_bias=-6))
+    init.he(block)
+    assert spreads(block)["gate"] == pytest.approx([math.sqrt(2 / 48)], rel=0.05)
+    assert (block.get_parameter("1_a.gate.bias") == -6).all()
+
+
+def test_fixup_sets_the_classifier_to_zero_and_no_other_rule_does():
+    for rule in ("fixup", "he"):
+        block, head = Block("Fa", 8, F=mlp()), torch.nn.Linear(8, 3)
+        init.initialise(block, rule, 4, head)
+        assert all((parameter == 0).all() for parameter in head.parameters()) == (rule == "fixup")
+
+
 def test_a_rule_reaches_what_weight_norm_computes_with():
     branch = conv(weight="norm")(32)
     init.he(branch)

@@ -3,13 +3,16 @@
 import copy
 import math
 import pickle
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from resnorm import init
+from resnorm.branches import Convolution
 from resnorm.catalog import VARIANTS
+from resnorm.letters import DropPath
 from resnorm.models import MODELS, build, cifar_resnet, mlp_stack, resnet, transformer_lm
 from resnorm.words import Block
 
@@ -21,7 +24,7 @@ BUILDS = (
     [("mlp_stack", name, dict(depth=3, width=16)) for name in GENERIC]
     + [("cifar_resnet", name, dict(depth=8, width=8)) for name in GENERIC]
     + [("cifar_resnet", name, dict(depth=3 * VARIANTS[name].word.count("C") + 2, width=8)) for name in CONVOLUTIONAL]
-    + [("transformer_lm", name, dict(depth=2, width=16)) for name in GENERIC + LAYERS]
+    + [("transformer_lm", name, dict(depth=2, width=16)) for name in GENERIC + LAYERS if name != "fixup"]
 )
 
 
@@ -60,10 +63,82 @@ def test_every_variant_trains_a_step_of_every_model_that_takes_it(name, variant,
         (dict(depth=110, variant="resnet_v1"), 1.7),
         (dict(depth=110), 1.7),
         (dict(depth=164, variant="bottleneck_v2"), 1.7),
+        (dict(depth=1001, variant="bottleneck_v2"), 10.2),
+        (dict(depth=38, widen=4, shortcut="projection"), 8.9),  # WRN-40-4
+        (dict(depth=26, widen=10, shortcut="projection"), 36.5),  # WRN-28-10
     ],
 )
 def test_cifar_resnets_have_the_published_size(model, millions):
-    assert parameters(cifar_resnet(**model)) / 1e6 == pytest.approx(millions, abs=0.05 if millions > 1 else 0.006)
+    with torch.device("meta"):
+        built = cifar_resnet(**model)
+    assert parameters(built) / 1e6 == pytest.approx(millions, abs=0.1 if millions > 2 else 0.05 if millions > 1 else 0.006)
+
+
+def test_a_wide_resnet_keeps_its_stem():
+    model = cifar_resnet(depth=8, width=8, widen=3, variant="resnet_v1")
+    assert model.stem[0].out_channels == 8 and [block.out_width for block in model.stack.blocks] == [24, 48, 96]
+    assert model(torch.randn(2, 3, 8, 8)).shape == (2, 10)
+
+
+def test_a_thousand_and_one_layers_run_forward_and_backward():
+    torch.manual_seed(0)
+    model = cifar_resnet(depth=1001, width=2, variant="bottleneck_v2")
+    assert len(model.stack.blocks) == 333
+    model(torch.randn(2, 3, 8, 8)).square().sum().backward()
+    assert 0 < model.stem[0].weight.grad.norm() < math.inf
+
+
+@pytest.mark.parametrize("variant", ["residual", "resnet_v1", "bottleneck_v2"])
+@pytest.mark.parametrize("weight", ["norm", "standard", "scaled_standard"])
+def test_the_form_of_the_filters_is_that_of_every_convolution_in_a_block(variant, weight):
+    model = cifar_resnet(depth=20, width=8, variant=variant, weight=weight)
+    forms = [child.form for child in model.stack.modules() if isinstance(child, Convolution)]
+    assert set(forms) == {weight} and len(forms) == 18 and model.stem[0].form is None
+
+
+def test_filters_without_a_norm_keep_the_stream_at_the_size_of_its_law():
+    torch.manual_seed(0)
+    model = cifar_resnet(depth=56, width=32, variant="depth_scaled", norm="none", weight="scaled_standard")
+    x = model.stem(torch.randn(8, 3, 16, 16))
+    first, *_, last = [x := block(x) for block in model.stack.blocks[:9]]
+    assert (last.var() / first.var()).item() == pytest.approx((1 + 9 / 27) / (1 + 1 / 27), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("model", "rates"),
+    [
+        (cifar_resnet(depth=20, variant="stochastic_depth"), [i / 18 for i in range(1, 10)]),
+        (mlp_stack(inputs=4, classes=2, depth=4, variant="stochastic_depth"), [0.125, 0.25, 0.375, 0.5]),
+        (transformer_lm(vocabulary=5, depth=2, width=16, variant="stochastic_depth"), [0.25, 0.25, 0.5, 0.5]),
+    ],
+)
+def test_the_rate_of_stochastic_depth_grows_along_the_network(model, rates):
+    found = [part.rate for part in model.stack.modules() if isinstance(part, DropPath)]
+    assert found == pytest.approx(rates)
+
+
+@pytest.mark.parametrize("build_model", [cifar_resnet, partial(mlp_stack, inputs=4)])
+def test_fixup_starts_with_a_classifier_of_zeros_and_identities(build_model):
+    model = build_model(classes=3, variant="fixup", norm="none")
+    assert all((parameter == 0).all() for parameter in model.head.parameters())
+    assert (build_model(classes=3, variant="skipinit", norm="none").head.weight != 0).any()
+    block, gain = model.stack.blocks[0], model.stack.blocks[0].get_parameter("1_a.gain")
+    x = torch.randn(2, *(16, 4, 4) if "cifar" in str(build_model) else (64,))
+    assert torch.equal(block(x), x) and gain == 1
+
+
+def test_a_shortcut_that_changes_shape_is_padded_and_then_scaled_gated_or_dropped():
+    for variant, parameters_of_merge in (
+        ("constant_scaling", 0), ("dropout_shortcut", 0), ("exclusive_gating", 8 * 16 + 16), ("convolution_shortcut", 8 * 16)
+    ):  # fmt: skip
+        block = cifar_resnet(depth=14, width=8, variant=variant).eval().stack.blocks[2]
+        nn.init.zeros_(block.get_parameter("4_n.weight"))
+        merge, x = block.get_submodule("5_a"), torch.rand(2, 8, 6, 6)
+        assert parameters(merge) == parameters_of_merge
+        if variant in ("constant_scaling", "dropout_shortcut"):
+            torch.testing.assert_close(block(x)[:, :8], x[:, :, ::2, ::2] / 2)
+            assert not block(x)[:, 8:].any()
+        assert block(x).shape == (2, 16, 3, 3)
 
 
 def check_strides(model, size):
@@ -239,6 +314,10 @@ def test_the_initialisation_can_be_chosen():
         (lambda: cifar_resnet(variant="residual", merge_norm="batch"), "no norm to set in 'residual'"),
         (lambda: cifar_resnet(bottleneck=True), "needs three convolutions a block"),
         (lambda: cifar_resnet(shortcut="identity"), "identity shortcut"),
+        (lambda: cifar_resnet(weight="unit"), "'unit' is unknown"),
+        (lambda: cifar_resnet(variant="fixup", weight="norm"), "which weight norm and weight standardisation cannot"),
+        (lambda: transformer_lm(vocabulary=5, width=16, variant="fixup"), "fixup is derived for ReLU"),
+        (lambda: build("cifar_resnet", IMAGES, variant="stochastic_depth", block=3), "no option 'block'"),
         (lambda: resnet(depth=20), "depth=20; allowed: 18, 34, 50, 101, 152"),
         (lambda: transformer_lm(vocabulary=5, variant="decoder_pre"), "needs a word of F"),
         (

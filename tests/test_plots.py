@@ -114,6 +114,84 @@ def test_bars_start_at_zero_show_every_seed_and_say_who_diverged():
     assert "a: 9.0 ± 1.0, published 6.37; b: 20 (one seed); c: diverged" in figure.alt
 
 
+def test_dots_show_every_seed_beside_a_line_and_do_not_start_at_zero():
+    frame = pandas.DataFrame(
+        dict(label=["a"] * 3 + ["b"] + ["c"], seed=[0, 1, 2, 0, 0], error=[0.9, 0.9, 0.92, 0.95, numpy.nan])
+    )
+    figure = plots.dots(frame, "error", scale=100, reference=91, published={"b": 93.63})
+    axes = figure.axes[0]
+    assert axes.get_xlim()[0] > 80 and not axes.patches
+    (seeds,) = (line for line in axes.lines if len(line.get_xdata()) == 3)
+    # Two seeds of the same accuracy stand side by side, none hides another.
+    assert list(seeds.get_xdata()) == pytest.approx([90, 90, 92]) and len(set(seeds.get_ydata())) == 3
+    assert [90.667, 95] == pytest.approx([line.get_xdata()[0] for line in axes.lines if line.get_marker() == "|" and len(
+        line.get_xdata()) == 1 and line.get_markersize() == 20], abs=1e-3)  # fmt: skip
+    markers = {line.get_marker() for line in axes.lines} - {"|", "None", "D"}
+    assert len(markers) == 2, "each name has a marker of its own"
+    assert figure.alt == (
+        "Dot chart of error, beside a line at 91, mean and standard deviation over 3 seeds. "
+        "a: 90.7 ± 1.2; b: 95 (one seed), published 93.6; c: diverged."
+    )
+
+
+def gradients(labels=("Plain", "Residual"), steps=(0, 10, 40), blocks=6, seeds=(0, 1)):
+    return pandas.DataFrame(
+        [
+            dict(label=label, seed=seed, step=step, block=block, gradient=10 ** (kind * block + seed + step / 40))
+            for kind, label in enumerate(labels)
+            for seed in seeds
+            for step in steps
+            for block in range(blocks)
+        ]
+    )
+
+
+def test_a_heat_map_shares_one_scale_and_takes_the_geometric_mean():
+    figure = plots.heat_map(gradients(), "gradient", ylabel="gradient norm")
+    plain, residual, bar = figure.axes
+    images = [axes.collections[0] for axes in (plain, residual)]
+    # The seeds' values 1 and 10 have the geometric mean 10^0.5, at step 40 ten times it.
+    assert list(images[0].get_array()[0]) == pytest.approx([0.5, 0.75, 1.5])
+    assert images[0].get_clim() == images[1].get_clim() == pytest.approx((0.5, 6.5))
+    assert bar.get_ylabel() == "gradient norm"
+    assert figure.alt == (
+        "Heat map of gradient norm by step and block on a logarithmic scale, geometric mean over 2 seeds. "
+        "Plain: 3.16 to 31.6; at step 0 3.16 at block 0, 3.16 at block 5; at step 40 31.6 at block 0, 31.6 at block 5. "
+        "Residual: 3.16 to 3.2e+06; at step 0 3.16 at block 0, 3.2e+05 at block 5; "
+        "at step 40 31.6 at block 0, 3.2e+06 at block 5."
+    )
+
+
+def test_a_heat_map_reads_without_its_colours():
+    plain, residual, _ = plots.heat_map(gradients(), "gradient").axes
+    written = [{text.get_text() for text in axes.texts} for axes in (plain, residual)]
+    assert "3.16 to 31.6" in written[0] and {"10", "100", "1000"} <= written[1]
+    # The cells are as wide as the probes are apart.
+    assert plain.get_xlim() == pytest.approx((-5, 55))
+
+
+def test_a_heat_map_takes_one_column_one_panel_and_a_run_that_diverged():
+    assert [axes.get_title(loc="left") for axes in plots.heat_map(gradients(["a"]), "gradient", None).axes] == ["", ""]
+    assert plots.heat_map(gradients(steps=[7]), "gradient").axes[0].get_xlim() == (6.5, 7.5)
+    frame = gradients()
+    frame.loc[(frame.label == "Plain") & (frame.step > 0), "gradient"] = numpy.nan
+    figure = plots.heat_map(frame, "gradient")
+    assert "Plain: 3.16 to 3.16; at step 0 3.16 at block 0, 3.16 at block 5. Residual" in figure.alt
+    frame.loc[frame.label == "Plain", "gradient"] = numpy.nan
+    assert "Plain: diverged. Residual" in plots.heat_map(frame, "gradient").alt
+    assert len(plots.heat_map(gradients("abcd"), "gradient").axes) == 5
+    with pytest.raises(ValueError, match="no value of 'gradient' is above 0"):
+        plots.heat_map(frame.assign(gradient=0.0), "gradient")
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 0), (0.1, 0.15), (0, 1.5), (-2, 3), (-12, 5.6), (0, 250)])
+def test_equal_value_lines_are_few_and_round(low, high):
+    levels = plots._levels(low, high)
+    assert len(levels) <= 6 and all(low <= level <= high for level in levels)
+    assert all(round(10 ** (level % 1), 6) in (1, 2, 5, 10) for level in levels)
+    assert high - low < 1 or len(levels) > 1
+
+
 def test_wrong_columns_are_named_with_those_there_are():
     with pytest.raises(ValueError, match="no column 'epoch'; allowed: label, seed, step, metric, value"):
         plots.curves(runs(), x="epoch")
@@ -148,7 +226,11 @@ def test_norm_cubes_has_a_cube_for_each_and_says_what_it_shows():
     assert len(plots.norm_cubes(["batch", "instance"]).axes) == 2
 
 
-@pytest.mark.parametrize("draw", [lambda: plots.curves(runs()), plots.norm_cubes], ids=["curves", "cubes"])
+@pytest.mark.parametrize(
+    "draw",
+    [lambda: plots.curves(runs()), lambda: plots.heat_map(gradients("abcdef"), "gradient"), plots.norm_cubes],
+    ids=["curves", "heat map", "cubes"],
+)
 def test_the_svg_is_small_transparent_valid_and_reproducible(draw):
     text = plots.svg(draw())
     assert text == plots.svg(draw())

@@ -72,6 +72,38 @@ def test_drawing_is_svg_with_an_arc_for_every_merge(word):
     assert all(0 <= float(box.get("x")) and float(box.get("x")) + 34 <= width for box in boxes)
 
 
+@pytest.mark.parametrize(("options", "on_skip", "on_branch"), [
+    ({}, None, None),
+    ({"skip": Scalar("λ", 2.0), "gain": 0.5}, "λ", "0.5"),
+    ({"skip": 0.5, "dropout": 0.5}, "0.5·d", None),
+    ({"shortcut": "projection"}, "S", None),
+    ({"gate": "exclusive"}, "1 - g", "g"),
+    ({"gate": "shortcut_only"}, "1 - g", None),
+])
+def test_a_drawing_shows_what_stands_on_the_skip_and_on_the_branch(options, on_skip, on_branch):
+    root = ElementTree.fromstring(Block("Ca", WIDTH, C=lambda w: nn.Conv2d(w, w, 1), a=add(**options)).draw())
+    texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text") if text.get("font-size") == "13"]
+    assert texts == [text for text in (on_skip, on_branch) if text]
+    assert all(float(text.get("y")) > 10 for text in root.iter("{http://www.w3.org/2000/svg}text"))
+
+
+def test_gates_are_written_with_the_value_that_they_read():
+    block = Block("nr|CnrCa", WIDTH, C=lambda w: nn.Conv2d(w, w, 1), n="batch", a=add(gate="exclusive"))
+    assert block.equation() == "x1 = r(n(x))\ny = (1 - g(x1))·x1 + g(x1)·C(r(n(C(x1))))"
+    assert r"\left(1 - g\!\left(x_{1}\right)\right)" in block.equation(latex=True)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"gate": "open"}, "gate='open'; allowed: None, 'exclusive'"),
+    ({"gate": "exclusive", "skip": 2.0}, "takes the place of the scalars"),
+    ({"gate": "shortcut_only", "learn": True}, "takes the place of the scalars"),
+    ({"dropout": 1.0}, "dropout is 1.0; allowed: 0 <= dropout < 1"),
+])
+def test_impossible_shortcuts_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        add(**options)
+
+
 @pytest.mark.parametrize(("word", "needs"), [
     ("nFa", True), ("Fan", False), ("Fa", True), ("CnrCnar", False), ("Gnrad", True), ("nMha nAa nKa nMha n", False), ("F", False),
     ("nrCnrCc", True), ("Aan Mabn", False),

@@ -1,5 +1,6 @@
 """Convolutions, plain, weight-normalised or weight-standardised."""
 
+import math
 from functools import partial
 
 import torch
@@ -7,22 +8,25 @@ from torch import nn
 
 from resnorm.norms import weight_norm, weight_standardisation
 
-WEIGHTS = (None, "norm", "standard")
+WEIGHTS = (None, "norm", "standard", "scaled_standard")
+# A ReLU leaves the variance (1 - 1/π) / 2 of a standard normal input; a filter of mean 0 takes out the common mean.
+RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
 
 
 class Convolution(nn.Conv2d):
     r"""Convolve an image with odd kernels, padded so that stride 1 keeps its height and width.
 
     $$y = \hat w * x + b, \qquad \hat w = w,\; g\,w / \lVert w \rVert \text{ (norm)},\;
-    (w - \mu_w) / \sigma_w \text{ (standard)}$$
+    (w - \mu_w) / \sigma_w \text{ (standard)},\; \gamma\,(w - \mu_w) / (\sigma_w \sqrt{n}) \text{ (scaled\_standard)}$$
 
-    Weight norm and weight standardisation act on each filter. A standardised filter has variance 1 whatever its fan-in:
-    a norm has to follow it.
+    Weight norm and weight standardisation act on each filter. A standardised filter has variance 1 whatever its fan-in
+    n: a norm has to follow it. The scaled form needs none: with $\gamma = \sqrt{2 / (1 - 1/\pi)}$ the variance of a ReLU's
+    input passes through it unchanged.
 
     Shapes: x (batch, width, height, image width), output (batch, out, height / stride, image width / stride), rounded
     up.
     Raises `ValueError` for an even kernel, for groups that do not divide the widths and for an unknown `weight`.
-    Citation: salimans2016weight, qiao2019weight.
+    Citation: salimans2016weight, qiao2019weight, brock2021characterizing.
     """
 
     def __init__(self, width, out=None, kernel=3, stride=1, groups=1, bias=False, weight=None):
@@ -34,7 +38,7 @@ class Convolution(nn.Conv2d):
                 f"conv: groups={groups} does not divide the widths {width} and {out}; use a common divisor"
             )
         if weight not in WEIGHTS:
-            raise ValueError(f"conv: weight={weight!r} is unknown; use None, 'norm' or 'standard'")
+            raise ValueError(f"conv: weight={weight!r} is unknown; use None, 'norm', 'standard' or 'scaled_standard'")
         super().__init__(width, out, kernel, stride, kernel // 2, groups=groups, bias=bias)
         self.out_width, self.form = out, weight
         if weight == "norm":
@@ -53,9 +57,10 @@ class Convolution(nn.Conv2d):
         """Return the filters as they are used: (out, width / groups, kernel, kernel)."""
         if self.form == "norm":
             return weight_norm(self.weight, self.gain)
-        if self.form == "standard":
+        if self.form in ("standard", "scaled_standard"):
             # A filter's variance is about 1 / fan-in: an eps of 1e-5 would be a tenth of it in wide layers.
-            return weight_standardisation(self.weight, eps=1e-10)
+            filters = weight_standardisation(self.weight, eps=1e-10)
+            return filters if self.form == "standard" else filters * (RELU_GAIN / self.weight[0].numel() ** 0.5)
         return self.weight
 
     def forward(self, x):

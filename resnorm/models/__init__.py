@@ -6,11 +6,19 @@ from typing import Any
 from torch import nn
 
 from resnorm import catalog
+from resnorm.models.densenet import cifar_densenet, densenet
 from resnorm.models.mlp import mlp_stack
 from resnorm.models.resnet import cifar_resnet, resnet
 from resnorm.models.transformer import transformer_lm
 
-MODELS = {"mlp_stack": mlp_stack, "cifar_resnet": cifar_resnet, "resnet": resnet, "transformer_lm": transformer_lm}
+MODELS = {
+    "mlp_stack": mlp_stack,
+    "cifar_resnet": cifar_resnet,
+    "resnet": resnet,
+    "cifar_densenet": cifar_densenet,
+    "densenet": densenet,
+    "transformer_lm": transformer_lm,
+}
 
 
 def build(name: str, task: dict[str, Any], **options: Any) -> nn.Module:
@@ -34,7 +42,7 @@ def build(name: str, task: dict[str, Any], **options: Any) -> nn.Module:
         catalog.VARIANTS.get(options.get("variant", signature["variant"].default)) if "variant" in signature else None
     )
     allowed = [key for key in signature if key not in ("options", *needed)]
-    allowed += [key for key in (chosen.options if chosen else ()) if key not in ("depth", "dim")]
+    allowed += [key for key in (chosen.options if chosen else ()) if key not in ("depth", "dim", "block")]
     for key in options:
         if key not in (*allowed, *needed):
             raise ValueError(f"the model {name!r} has no option {key!r}; allowed: {', '.join(allowed)}")
@@ -44,4 +52,13 @@ def build(name: str, task: dict[str, Any], **options: Any) -> nn.Module:
     return MODELS[name](**{**given, **options})
 
 
-__all__ = ["MODELS", "build", "cifar_resnet", "mlp_stack", "resnet", "transformer_lm"]
+__all__ = [
+    "MODELS",
+    "build",
+    "cifar_densenet",
+    "cifar_resnet",
+    "densenet",
+    "mlp_stack",
+    "resnet",
+    "transformer_lm",
+]

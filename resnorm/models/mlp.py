@@ -49,12 +49,13 @@ def mlp_stack(
     chosen = catalog.variant(variant)
     if depth < 1:
         raise ValueError(f"mlp_stack: depth={depth}; it needs at least one block")
-    options = chosen.complete(options, depth=depth, dim=-1)
-    word = chosen.spell(**options)
+    known = [chosen.complete(options, depth=depth, dim=-1, block=block) for block in range(1, depth + 1)]
+    word = chosen.spell(**known[0])
     if set(word) & set(BRANCHES) != {"F"}:
         raise ValueError(f"mlp_stack takes a generic variant, with the branch F; {variant!r} is {word!r}")
-    letters = chosen.settings_for(n=norm, **options)
-    blocks = [Block(word, width, F=mlp(hidden, activation), **letters) for _ in range(depth)]
+    blocks = [
+        Block(word, width, F=mlp(hidden, activation), **chosen.settings_for(n=norm, **options)) for options in known
+    ]
     model = MLPStack(inputs, Stack(blocks, last=norm), classes)
-    init.initialise(model.stack, initialisation or chosen.init or "he", depth)
+    init.initialise(model.stack, initialisation or chosen.init or "he", depth, model.head)
     return model

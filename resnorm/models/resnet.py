@@ -28,11 +28,13 @@ class ResNet(nn.Module):
         return self.head(self.tail(self.stack(self.stem(x))).mean((2, 3)))
 
 
-def _kernels(count: int, width: int, stride: int) -> list:
+def _kernels(count: int, width: int, stride: int, weight: str | None) -> list:
     """The convolutions of a block; the second of a bottleneck has the stride, as in torchvision."""
     if count == 3:
-        return [conv1x1(width), conv3x3(width, stride), conv1x1(4 * width)]
-    return [conv3x3(width, stride)] + [conv3x3(width)] * (count - 1)
+        return [
+            conv1x1(width, weight=weight), conv3x3(width, stride, weight=weight), conv1x1(4 * width, weight=weight)
+        ]  # fmt: skip
+    return [conv3x3(width, stride, weight=weight)] + [conv3x3(width, weight=weight)] * (count - 1)
 
 
 def _image_norm(norm: str) -> None:
@@ -51,9 +53,11 @@ def cifar_resnet(
     merge_norm=None,
     shortcut="zero_pad",
     width=16,
+    widen=1,
     classes=10,
     inputs=3,
     bottleneck=False,
+    weight=None,
     initialisation=None,
     **options,
 ) -> ResNet:
@@ -63,11 +67,14 @@ def cifar_resnet(
     generic word whose F is the pre-activated branch `nrCnrC` (`bottleneck=True`: `nrCnrCnrC`). `norm`: every norm
     inside the branch, the stem and the tail; `merge_norm`: the norms that a generic word adds, by default `norm`.
     `shortcut`: what the skip does where the shape changes, "zero_pad" (He's option A) or "projection" (B).
+    `widen`: multiplies the width of the stages and leaves that of the stem; a Wide ResNet of Zagoruyko and Komodakis,
+    whose layers count its two projections, has `depth` 6n + 4. `weight`: None, "norm", "standard" or "scaled_standard",
+    the form of the filters in the blocks.
     `initialisation`: a rule of `resnorm.init` for the stack, by default the variant's own, else "he". `options` are the
     variant's.
     Shapes: input (batch, inputs, height, image width), output (batch, classes).
     Raises `ValueError` for an impossible depth, an unknown option, or a norm that has no meaning on images.
-    Citation: he2016deep, he2016identity.
+    Citation: he2016deep, he2016identity, zagoruyko2016wide.
     """
     chosen = catalog.variant(variant)
     generic = "F" in chosen.spell()
@@ -95,10 +102,11 @@ def cifar_resnet(
     _image_norm(norm)
     _image_norm(merge_norm)
     count = (depth - 2) // (3 * kernels)
-    options = chosen.complete(options, depth=3 * count, dim=1)
-    word = chosen.spell(**options)
-    letters = chosen.settings_for(n=merge_norm or norm, **options)
-    stack = Stack(_stages(word, (count,) * 3, width, kernels, letters, norm, shortcut), last=norm)
+    known = [chosen.complete(options, depth=3 * count, dim=1, block=block) for block in range(1, 3 * count + 1)]
+    word = chosen.spell(**known[0])
+    letters = [chosen.settings_for(n=merge_norm or norm, **options) for options in known]
+    blocks = _stages(word, (count,) * 3, width, widen * width, letters, kernels, weight, norm, shortcut)
+    stack = Stack(blocks, last=norm)
     inner = BASIC if generic else word
     stem = nn.Sequential(Convolution(inputs, width))
     if inner[0] != "n":
@@ -113,25 +121,27 @@ def cifar_resnet(
     model = ResNet(stem, stack, tail, classes)
     init.he(model)
     if initialisation or chosen.init:
-        init.initialise(stack, initialisation or chosen.init, 3 * count)
+        init.initialise(stack, initialisation or chosen.init, 3 * count, model.head)
     return model
 
 
-def _stages(word, counts, width, *settings) -> list[Block]:
-    """The blocks of all stages; each stage after the first doubles the width and halves the image in its first block."""
-    blocks, channels = [], width
+def _stages(word, counts, channels, width, letters, *settings) -> list[Block]:
+    """The blocks of all stages, from the stem's `channels`, each with its own letters; each stage after the first
+    doubles the width and halves the image in its first block.
+    """
+    blocks = []
     for stage, count in enumerate(counts):
         for index in range(count):
             stride = 2 if stage and not index else 1
-            blocks.append(_block(word, channels, width * 2**stage, stride, *settings))
+            blocks.append(_block(word, channels, width * 2**stage, stride, letters[len(blocks)], *settings))
             channels = blocks[-1].out_width
     return blocks
 
 
-def _block(word, channels, planes, stride, kernels, letters, norm, shortcut) -> Block:
+def _block(word, channels, planes, stride, letters, kernels, weight, norm, shortcut) -> Block:
     """One block, from `channels` to the width of its stage, with the shortcut where the shape changes."""
     letters = dict(letters)
-    branches = _kernels(kernels, planes, stride)
+    branches = _kernels(kernels, planes, stride, weight)
     out = planes * (4 if kernels == 3 else 1)
     if (stride != 1 or out != channels) and "a" in word:
         merge = letters.get("a", add())
@@ -160,7 +170,8 @@ def resnet(*, depth=18, classes=1000, norm="batch", width=64, inputs=3) -> ResNe
     _image_norm(norm)
     kernels = 2 if depth < 50 else 3
     word = catalog.variant("resnet_v1" if kernels == 2 else "bottleneck_v1").spell()
-    blocks = _stages(word, LAYERS[depth], width, kernels, {"n": norm}, norm, "projection")
+    letters = [{"n": norm}] * sum(LAYERS[depth])
+    blocks = _stages(word, LAYERS[depth], width, width, letters, kernels, None, norm, "projection")
     stem = nn.Sequential(
         Convolution(inputs, width, kernel=7, stride=2),
         build_norm(norm, width),

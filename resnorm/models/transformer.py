@@ -1,5 +1,7 @@
 """A Transformer language model from a word."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from resnorm import catalog, init
@@ -60,18 +62,25 @@ def transformer_lm(
     Citation: vaswani2017attention.
     """
     chosen = catalog.variant(variant)
-    options = chosen.complete(options, depth=2 * depth, dim=-1)
-    generic = chosen.spell(**options)
+    known = [chosen.complete(options, depth=2 * depth, dim=-1, block=2 * layer) for layer in range(1, depth + 1)]
+    generic = chosen.spell(**known[0])
     word = catalog.transformer_word(generic)
-    letters = chosen.settings_for(n=norm, **options)
-    if word != generic:  # one setting for each occurrence, and the word was written out twice
-        letters = {letter: setting * 2 if isinstance(setting, list) else setting for letter, setting in letters.items()}
+    branches: dict[str, Any] = {
+        "A": attention(heads, causal=True, dropout=dropout),
+        "M": mlp(expansion, activation, dropout),
+    }
     if dropout:
-        word = word.replace("A", "Ad").replace("M", "Md")
-        letters["d"] = dropout_letter(dropout)
-    letters["A"] = attention(heads, causal=True, dropout=dropout)
-    letters["M"] = mlp(expansion, activation, dropout)
-    stack = Stack([Block(word, width, **letters) for _ in range(depth)], last=norm)
+        branches["d"] = dropout_letter(dropout)
+    blocks = []
+    for options in known:
+        letters = chosen.settings_for(n=norm, **options)
+        if word != generic:  # one setting for each occurrence, and the word was written out twice
+            letters = {
+                letter: setting * 2 if isinstance(setting, list) else setting for letter, setting in letters.items()
+            }
+        spelled = word.replace("A", "Ad").replace("M", "Md") if dropout else word
+        blocks.append(Block(spelled, width, **letters, **branches))
+    stack = Stack(blocks, last=norm)
     model = TransformerLM(vocabulary, context, stack, dropout)
     init.initialise(stack, initialisation or chosen.init or "xavier", 2 * depth)
     return model

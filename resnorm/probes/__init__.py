@@ -2,5 +2,19 @@
 
 from resnorm.probes.affine import affine_maps
 from resnorm.probes.blocks import blocks_of, measure, skip_share
+from resnorm.probes.landscape import landscape, landscape_plane
+from resnorm.probes.lesions import lesions
+from resnorm.probes.reads import reads
+from resnorm.probes.stored import stored_bytes
 
-__all__ = ["affine_maps", "blocks_of", "measure", "skip_share"]
+__all__ = [
+    "affine_maps",
+    "blocks_of",
+    "landscape",
+    "landscape_plane",
+    "lesions",
+    "measure",
+    "reads",
+    "skip_share",
+    "stored_bytes",
+]

@@ -19,11 +19,11 @@ from resnorm.streams import Stack
 def blocks_of(model: nn.Module) -> list[nn.Module]:
     """The residual blocks of a model in forward order: its `blocks`, or those of its `stack`, or of the one `Stack` inside it.
 
-    Raises `ValueError` where the model shows none.
+    A block that is itself a `Stack` stands for its own blocks. Raises `ValueError` where the model shows none.
     """
     for holder in (model, getattr(model, "stack", None), *(m for m in model.modules() if isinstance(m, Stack))):
         if isinstance(blocks := getattr(holder, "blocks", None), nn.ModuleList):
-            return list(blocks)
+            return [inner for block in blocks for inner in (blocks_of(block) if isinstance(block, Stack) else [block])]
     raise ValueError(f"{type(model).__name__} shows no residual blocks; give it an attribute `blocks` (an nn.ModuleList in forward "
                      "order) or build it from resnorm.Stack")
 

@@ -249,12 +249,21 @@ def covariate_shift(preset: str, seeds: Any = SEEDS) -> list[Experiment]:
 
 @register
 def concatenation(preset: str, seeds: Any = SEEDS) -> list[Experiment]:
-    """DenseNet against a residual network with as many parameters.  [huang2017densely]"""
-    pairs = {
-        "smoke": [dict(name="densenet_cifar", depth=13, growth=4), dict(name="cifar_resnet", depth=8, width=8)],
-        "cpu": [dict(name="densenet_cifar", depth=40, growth=12, bottleneck=True), dict(name="cifar_resnet", depth=20, width=16)],
-    }
-    raise NotImplementedError(pairs)
+    """DenseNet against a residual network with as many parameters, with two norms.  [huang2017densely]"""
+    # Thousands of parameters, dense and residual: smoke 70 and 68, cpu and colab 271 and 270, paper 1020 and 1028.
+    (depth, growth, stem), (residual_depth, width), norm = {
+        "smoke": ((22, 6, 8), (20, 8), "group(groups=2)"),
+        "paper": ((40, 12, 16), (44, 20), "group(groups=4)"),
+    }.get(preset, ((22, 12, 16), (20, 16), "group(groups=4)"))
+    dense = [dict(name="cifar_densenet", depth=depth, growth=growth, width=stem)]
+    residual = [dict(variant="resnet_v2", depth=residual_depth, width=width)]
+    dense += [dict(dense[0], norm=norm)]
+    residual += [dict(residual[0], norm=norm)]
+    if preset == "paper":  # 769 and 756
+        dense += [dict(name="cifar_densenet", depth=100, growth=12, width=24, bottleneck=True, compression=0.5)]
+        residual += [dict(variant="resnet_v2", depth=50)]
+    concatenated = _image_sweep(preset, seeds, dense, many=True, measure=("reads",))
+    return concatenated + _image_sweep(preset, seeds, residual, many=True)
 
 
 @register

@@ -1,0 +1,44 @@
+"""Score a trained network on labelled images, under every change that a probe makes to it."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def score(
+    cases: Sequence[Any], logits: Callable[[Any, Tensor], Tensor], x: Tensor, targets: Tensor, batch: int
+) -> list[dict[str, float | None]]:
+    """Return `loss` (mean cross-entropy in nats) and `accuracy` of every case, a row each, in order.
+
+    `logits`: maps a case and a batch of inputs to (batch, classes); all cases of one batch follow each other.
+    Shapes: x (examples, ...), targets (examples,). A value that is not finite is none: JSON has no infinity.
+    Raises `ValueError` where there are no examples, or not one target for each.
+    """
+    if not len(x) or targets.shape != x.shape[:1]:
+        raise ValueError(f"{len(x)} inputs and targets of shape {tuple(targets.shape)}; give one target for each input")
+    sums = torch.zeros(len(cases), 2, dtype=torch.float64)
+    for inputs, labels in zip(x.split(batch), targets.split(batch), strict=True):
+        for case, row in zip(cases, sums, strict=True):
+            values = logits(case, inputs).float()
+            row[0] += F.cross_entropy(values, labels, reduction="sum").item()
+            row[1] += (values.argmax(-1) == labels).sum().item()
+    means = (sums / len(x)).tolist()
+    return [{"loss": loss if math.isfinite(loss) else None, "accuracy": accuracy} for loss, accuracy in means]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; afterwards every module is in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,26 @@
+"""Count what a network keeps of a forward pass for the backward pass."""
+
+import torch
+from torch import Tensor, nn
+
+
+def stored_bytes(model: nn.Module, x: Tensor) -> int:
+    """Return the bytes of all tensors that automatic differentiation keeps for the backward pass, parameters left out.
+
+    A tensor that several operations keep counts once. Nothing of the model changes, its running statistics aside.
+    Shapes: `x` as the model takes it.
+    """
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        y = model(x)  # as long as it lives, nothing that was kept is freed and its address given away
+    total = sum(kept.values())
+    del y
+    return total

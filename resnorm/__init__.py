@@ -14,7 +14,7 @@ PUBLIC = {
     "streams": ["Dense", "Plain", "Stack", "Stream", "Sum"],
     "branches": ["attention", "conv", "conv1x1", "conv3x3", "cross_attention", "linear", "mlp"],
     "catalog": ["VARIANTS", "Variant", "variant"],
-    "models": ["build", "cifar_resnet", "mlp_stack", "resnet", "transformer_lm"],
+    "models": ["build", "cifar_densenet", "cifar_resnet", "densenet", "mlp_stack", "resnet", "transformer_lm"],
     "theory": ["predict", "skip_share"],
     "probes": ["measure"],
     "data": ["DataSet", "load"],

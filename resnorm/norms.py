@@ -15,7 +15,17 @@ For an image batch of shape (batch N, channels C, height H, width W):
 | `group`    | C / groups, H, W     | sample and group         | the same           | wu2018group         |
 | `instance` | H, W                 | sample and channel       | the same           | ulyanov2016instance |
 | `rms`      | the last axis, no $\mu$ | every other position  | the same           | zhang2019root       |
-| `none`     | nothing              |                          | the same           |                     |
+| `rms2d`    | C, no $\mu$          | sample and pixel         | the same           | zhang2019root       |
+
+Others stand in a norm's place, so that the same word can be built with them:
+
+| name          | computes                                   | in eval            | citation             |
+|---------------|--------------------------------------------|--------------------|----------------------|
+| `dyt`         | $\gamma \tanh(\alpha x) + \beta$, by the last axis | the same     | zhu2025transformers  |
+| `dyt2d`       | the same, by channel                       | the same           | zhu2025transformers  |
+| `noisy_batch` | `batch`, then noise that changes every step | `batch`, no noise | santurkar2018how     |
+| `scalar_bias` | $x + b$, one learned number                | the same           | zhang2019fixup       |
+| `none`        | $x$                                        | the same           |                      |
 
 "LayerNorm" on images has three meanings in the literature: `layer2d` here (over the channels of one pixel),
 `group(groups=1)` (over C, H and W together), and `layer` on a channels-last tensor, which is `layer2d` by another route.
@@ -69,6 +79,41 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def extra_repr(self) -> str:
         return super().extra_repr() + (", dim=-1" if self.dim == -1 else "")
+
+
+class NoisyBatchNorm(BatchNorm):
+    r"""Normalise by batch norm and then, in training, undo its work at random: an instrument, to test why batch norm helps.
+
+    $$y = s \cdot \mathrm{BN}(x) + m, \quad m \sim U(\mu_c - 0.1,\, \mu_c + 0.1),\; s \sim N(\sigma_c,\, 0.1^2), \quad
+    \mu_c \sim U(-0.5,\, 0.5),\; \sigma_c \sim U(1,\, 1.25)$$
+
+    Every call draws a $\mu_c$ and a $\sigma_c$ for each channel anew, and from them an m and an s for each activation of
+    each sample. What the next layer reads thus has another mean and another variance at every step: more shift of its
+    inputs than without any norm. If batch norm helps by holding them still, this must not help. In eval it is `batch`.
+    `noise` multiplies all deviations from m = 0 and s = 1, and 0 is `batch`.
+    Shapes and errors as `batch`; `ValueError` for a negative `noise`. Citation: santurkar2018how.
+    """
+
+    def __init__(self, width: int, noise: float = 1.0, **options):
+        if not noise >= 0:
+            raise ValueError(f"noisy batch norm: noise={noise!r}; it multiplies deviations: give 0 (none) or more")
+        super().__init__(width, **options)
+        self.noise = noise
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        if not self.training:
+            return y
+        shape = [1] * y.dim()
+        shape[self.dim] = y.shape[self.dim]
+        kind = dict(dtype=y.dtype, device=y.device)
+        mean, deviation = torch.rand(2, *shape, **kind)
+        # Drawn in one row and then laid out as y: on CPU, drawing in the layout of channels_last is eight times slower.
+        uniform, normal = (
+            draw(y.numel(), **kind).as_strided(y.shape, y.stride()) for draw in (torch.rand, torch.randn)
+        )
+        shift, scale = (mean - 0.6) + 0.2 * uniform, 0.25 * deviation + 0.1 * normal
+        return y + self.noise * (scale * y + shift)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -181,6 +226,70 @@ class RMSNorm(nn.RMSNorm):
         super().__init__(width, eps=eps, elementwise_affine=affine)
 
 
+class RMSNorm2d(RMSNorm):
+    r"""Divide every pixel by the root mean square of its channels; training and eval are the same.
+
+    $$y = \gamma_c \, x / \sqrt{\operatorname{mean}_c x_{nchw}^2 + \varepsilon}$$
+
+    A channels-last tensor keeps its memory layout. Shapes: input and output (batch, channels, ...).
+    Citation: zhang2019root.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The gain is in 32 bits: a mean square of 16 bits would meet it on torch's slow path, with a warning.
+        return super().forward(x.float().movedim(1, -1)).to(x.dtype).movedim(-1, 1)
+
+
+class DynamicTanh(nn.Module):
+    r"""Squash every value by itself, with no statistic at all: $y = \gamma \tanh(\alpha x) + \beta$.
+
+    One learned $\alpha$ for the whole layer, from `alpha` on; $\gamma$ and $\beta$ for each feature. Small inputs pass as
+    $\gamma \alpha x$, large ones saturate: unlike a norm it forgets no scale, and it needs its own learning rate.
+    Shapes: input and output (..., features). Raises `ValueError` for an `alpha` that is not above 0.
+    Citation: zhu2025transformers.
+    """
+
+    axis = -1
+
+    def __init__(self, width: int, alpha: float = 0.5, affine: bool = True):
+        if not alpha > 0:
+            raise ValueError(f"dynamic tanh: alpha={alpha!r}; at 0 it returns nothing of its input: give a number above 0")
+        super().__init__()
+        self.alpha = nn.Parameter(torch.tensor(float(alpha)))
+        self.weight = nn.Parameter(torch.ones(width)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(width)) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.alpha * x)
+        if self.weight is None:
+            return y
+        shape = (-1,) if self.axis == -1 else (-1,) + (1,) * (x.dim() - 2)
+        return (self.weight.view(shape) * y + self.bias.view(shape)).to(y.dtype)
+
+
+class DynamicTanh2d(DynamicTanh):
+    r"""Squash every value of an image by itself: $y_{nchw} = \gamma_c \tanh(\alpha x_{nchw}) + \beta_c$.
+
+    Shapes: input and output (batch, channels, ...). Citation: zhu2025transformers.
+    """
+
+    axis = 1
+
+
+class ScalarBias(nn.Module):
+    """Add one learned number, which starts at 0: $y = x + b$, all that Fixup leaves of a norm.
+
+    Shapes: any. Citation: zhang2019fixup.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
 class NoNorm(nn.Identity):
     r"""Return the input: $y = x$, for the same word without its normaliser. Shapes: any."""
 
@@ -190,11 +299,16 @@ class NoNorm(nn.Identity):
 
 NORMS: dict[str, Callable[..., nn.Module]] = {
     "batch": BatchNorm,
+    "noisy_batch": NoisyBatchNorm,
     "layer": LayerNorm,
     "layer2d": LayerNorm2d,
     "group": GroupNorm,
     "instance": InstanceNorm,
     "rms": RMSNorm,
+    "rms2d": RMSNorm2d,
+    "dyt": DynamicTanh,
+    "dyt2d": DynamicTanh2d,
+    "scalar_bias": ScalarBias,
     "none": NoNorm,
 }
 
@@ -203,7 +317,8 @@ def norm(name: str, width: int, **options) -> nn.Module:
     r"""Build a normaliser by its name: $y = \gamma (x - \mu) / \sqrt{\sigma^2 + \varepsilon} + \beta$, see the table of this module.
 
     `name`: a key of `NORMS`, or its string form with options, `"group(groups=4)"`; `width`: the number of channels or features.
-    Options: `eps`; `affine` (learn $\gamma$ and $\beta$); `groups` (group); `momentum` and `dim` (batch).
+    Options: `eps`; `affine` (learn $\gamma$ and $\beta$); `groups` (group); `momentum` and `dim` (batch);
+    `noise` (noisy_batch); `alpha` (dyt).
     Raises `ValueError` for an unknown name or an impossible setting, `TypeError` for an option that the normaliser lacks.
     """
     name, written = call_form(name)
@@ -236,6 +351,32 @@ def call_factory(name: str, factory: Callable[..., nn.Module], width: int, optio
         return factory(width, **options)
     except TypeError as error:
         raise TypeError(f"{name}({', '.join(f'{k}={v!r}' for k, v in options.items())}): {error}") from None
+
+
+def adaptive_instance_norm(content: Tensor, style: Tensor, eps: float = 1e-5) -> Tensor:
+    r"""Give each channel of the content the mean and the deviation that it has in the style (AdaIN).
+
+    $$y = \sigma(s) \, \frac{c - \mu(c)}{\sigma(c)} + \mu(s), \qquad \sigma^2 = \operatorname{var}_{h,w} + \varepsilon$$
+
+    Instance norm whose gain and bias are not learned but read from another image.
+    Shapes: `content` (batch, channels, ...), `style` the same batch and channels, or one sample for all, over any
+    positions; output as `content`. Raises `ValueError` where they do not match, or where an image has no or one position.
+    Citation: huang2017arbitrary.
+    """
+    if content.shape[1:2] != style.shape[1:2] or style.shape[0] not in (1, content.shape[0]):
+        raise ValueError(
+            f"AdaIN of content {tuple(content.shape)} and style {tuple(style.shape)}: give both the same channels, and one "
+            "style for each sample or one for all"
+        )
+    statistics = []
+    for name, x in (("content", content), ("style", style)):
+        if x.dim() < 3 or math.prod(x.shape[2:]) == 1:
+            raise ValueError(f"AdaIN averages over spatial positions, and the {name} of shape {tuple(x.shape)} has one or none")
+        variance, mean = torch.var_mean(x, tuple(range(2, x.dim())), correction=0, keepdim=True)
+        axes = (...,) + (None,) * (content.dim() - 2)
+        statistics.append((mean.flatten(1)[axes], (variance + eps).sqrt().flatten(1)[axes]))
+    (mean, deviation), (style_mean, style_deviation) = statistics
+    return style_deviation * ((content - mean) / deviation) + style_mean
 
 
 def weight_norm(weight: Tensor, gain: Tensor) -> Tensor:

@@ -149,6 +149,45 @@ def dots(
     return _by_name(frame, y, by, ylabel, scale, published, bar=False, reference=reference)
 
 
+def dot_table(
+    frame, y: str, by: str, *, panels: str | None = None, names: Sequence[str] | None = None, ylabel: str | None = None,
+    reference: str | None = None, published: dict[str, float | str] | None = None, published_label: str = "published",
+):  # fmt: skip
+    """Draw ``y`` as a table of dots: a row a name, a marker a seed, the mean as a tick; the published values beside it.
+
+    ``frame``, ``y``, ``by``: as in `curves`; a run without a value counts as diverged. ``panels``: a column, one panel
+    for each of its values, on one axis. ``names``: the rows, by default those of the frame, then those published.
+    ``reference``: a name whose mean is drawn as a line through its panel. ``published``: values, or words such as
+    "fail", by name; they have a panel and an axis of their own, because they come from another setting.
+    Returns a matplotlib Figure. Raises as `curves`.
+    """
+    data = _observations(frame, by, y, None, panels)
+    names = list(names or dict.fromkeys([*data[by], *(published or ())]))
+    titles = list(dict.fromkeys(data[panels])) if panels else [None]
+    parts: dict[str, list[str]] = {name: [] for name in names}
+    with style():
+        figure, axes = _dot_panels(len(titles), len(names), bool(published))
+        for ax, title in zip(axes, titles, strict=False):
+            shown = _select(data, {panels: title})
+            for row, name in enumerate(names):
+                text = _draw_seeds(ax, row, shown[shown[by] == name][_VALUE], dense=len(titles) > 1)
+                parts[name].append(text if title is None else f"{title}: {text}")
+            if reference is not None and shown[shown[by] == reference][_VALUE].notna().any():
+                ax.axvline(shown[shown[by] == reference][_VALUE].mean(), color=GREY, lw=1, zorder=1)
+            ax.set(xlabel=ylabel or y, title="" if title is None else title)
+        if published:
+            _draw_published(axes[-1], names, published)
+            axes[-1].set(title=published_label, xlabel=ylabel or y)
+            for name in names:
+                value = published.get(name)
+                parts[name] += [] if value is None else [f"published {value}"]
+        axes[0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
+        _say_seeds(figure, data, also=f"; line: mean of {reference}" if reference else "")
+    rows = "; ".join(f"{name}: {', '.join(texts)}" for name, texts in parts.items())
+    figure.alt = f"Dot chart of {ylabel or y}{_seeds(data)}{'; beside it the published values' if published else ''}. {rows}."
+    return figure
+
+
 def heat_map(
     frame, y: str, panels: str | None = "label", *, x: str = "step", rows: str = "block", ylabel: str | None = None
 ):
@@ -352,6 +391,54 @@ def _by_name(frame, y: str, by: str, ylabel, scale: float, published, bar: bool,
     return figure
 
 
+def _dot_panels(panels: int, rows: int, published: bool):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.6, 1.15 + 0.4 * rows), layout="constrained")
+    ratios = [1.0] * panels + [0.62] * published
+    axes = figure.subplots(1, len(ratios), sharey=True, squeeze=False, width_ratios=ratios)[0]
+    for ax in axes[:panels]:
+        ax.sharex(axes[0]) if ax is not axes[0] else None
+    for ax in axes:
+        ax.tick_params(axis="y", length=0)
+    return figure, list(axes)
+
+
+def _draw_seeds(ax, row: int, values, dense: bool) -> str:
+    """The seeds of one name, and the text that says them."""
+    found, edge = values.dropna(), ax.get_yaxis_transform()
+    if not len(values):
+        ax.text(0.02, row, "not recorded", va="center", style="italic", fontsize=9, transform=edge)
+        return "not recorded"
+    lost = len(values) - len(found)
+    diverged = f"{lost} of {len(values)} diverged" if len(found) else "diverged"
+    if lost:
+        ax.text(0.98, row, diverged, va="center", ha="right", style="italic", fontsize=9, transform=edge)
+    if not len(found):
+        return diverged
+    colour, marker = COLOURS[row % len(COLOURS)], MARKERS[row % len(MARKERS)]
+    ax.plot(found.mean(), row, "|", color=GREY, ms=18, mew=2.2, zorder=3)
+    ax.plot(found, _spread_out(row, len(found)), marker, color=colour, mec=GREY, mew=0.7, ms=6, ls="none", zorder=4)
+    text = mean_and_deviation(found)
+    if not dense:
+        ax.annotate(text, (1, row), (6, 0), edge, textcoords="offset points", va="center", fontsize=10)
+    return text + (" (one seed)" if len(found) == 1 else "") + (f", {diverged}" if lost else "")
+
+
+def _draw_published(ax, names: list, published: dict) -> None:
+    numbers = [value for value in published.values() if not isinstance(value, str)]
+    for row, name in enumerate(names):
+        value = published.get(name)
+        if isinstance(value, str):
+            ax.text(0.98, row, value, va="center", ha="right", style="italic", transform=ax.get_yaxis_transform())
+        elif value is not None:
+            ax.plot(value, row, "D", mfc="#FFFFFF", mec="#000000", ms=8, zorder=5)
+            ax.annotate(f"{value:g}", (value, row), (9, 0), textcoords="offset points", va="center", fontsize=10)
+    low, high = min(numbers), max(numbers)
+    room = (high - low) or 1
+    ax.set_xlim(low - 0.15 * room, high + 0.75 * room)
+
+
 def _spread_out(row: int, count: int) -> list[float]:
     return [row + 0.14 * (index - (count - 1) / 2) for index in range(count)]
 
@@ -458,13 +545,13 @@ def _shared_statistic(name: str, samples: int = 4, channels: int = 6, side: int 
     """True where the output at sample 0, channel 0, last position depends on: (samples, channels, positions)."""
     import torch
 
-    from resnorm.norms import norm
+    from resnorm.norms import call_form, norm
 
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(samples, channels, side, side, generator=generator, dtype=torch.float64, requires_grad=True)
     module = norm(name, channels).double()
-    # These two normalise the last axis: an image is given to them as a row of tokens.
-    tokens = name.startswith(("layer(", "rms")) or name == "layer"
+    # These normalise the last axis: an image is given to them as a row of tokens.
+    tokens = call_form(name)[0] in ("layer", "rms", "dyt")
     y = module(x.movedim(1, -1)).movedim(-1, 1) if tokens else module(x)
     (gradient,) = torch.autograd.grad(y[0, 0, -1, -1], x)
     return (gradient != 0).flatten(2)

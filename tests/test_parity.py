@@ -19,7 +19,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from resnorm.branches import attention, conv1x1, conv3x3, cross_attention, mlp
 from resnorm.letters import add, layer_scale
-from resnorm.models import resnet
+from resnorm.models import densenet, resnet
 from resnorm.streams import Dense, Stack
 from resnorm.words import Block
 
@@ -175,6 +175,24 @@ def test_whole_resnet_in_train_and_eval(depth, dtype):
 def test_the_deepest_resnets_have_torchvisions_weights(depth):
     with torch.device("meta"):
         copy_in_order(resnet(depth=depth), getattr(torchvision.models, f"resnet{depth}")())
+
+
+@DTYPES
+def test_whole_densenet_in_train_and_eval(dtype):
+    theirs = torchvision.models.densenet121(num_classes=10)
+    theirs(torch.randn(4, 3, 64, 64))  # running statistics away from 0 and 1
+    ours = densenet(depth=121, classes=10)
+    move_off_the_start(theirs)
+    pairs = copy_in_order(ours, theirs)
+    x = torch.randn(3, 3, 64, 64)
+    check_parity(ours.train(), theirs.train(), pairs, [x], dtype)
+    check_parity(ours.eval(), theirs.eval(), pairs, [x], dtype)
+
+
+@pytest.mark.parametrize("depth", [161, 169, 201])
+def test_the_larger_densenets_have_torchvisions_weights(depth):
+    with torch.device("meta"):
+        copy_in_order(densenet(depth=depth), getattr(torchvision.models, f"densenet{depth}")())
 
 
 # ---------------------------------------------------------------------------------------------------- torch.nn

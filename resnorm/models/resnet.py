@@ -38,10 +38,10 @@ def _kernels(count: int, width: int, stride: int, weight: str | None) -> list:
 
 
 def _image_norm(norm: str) -> None:
-    if isinstance(norm, str) and call_form(norm)[0] in ("layer", "rms"):
+    if isinstance(norm, str) and call_form(norm)[0] in ("layer", "rms", "dyt"):
         raise ValueError(
-            f"norm={norm!r} averages over the last axis, which is the width of an image; use 'layer2d' (over the "
-            "channels of a pixel) or 'group(groups=1)' (over channels and pixels)"
+            f"norm={norm!r} works along the last axis, which is the width of an image; use 'layer2d', 'rms2d' or 'dyt2d' "
+            "(along the channels of a pixel) or 'group(groups=1)' (over channels and pixels)"
         )
 
 

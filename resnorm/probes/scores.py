@@ -42,3 +42,20 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch norms take the statistics of the batch, as in training, and leave their running ones as they are.
+
+    Every other module stays in the mode that it is in: no dropout comes back.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    before = [(module, module.training, module.track_running_stats) for module in norms]
+    try:
+        for module in norms:
+            module.training, module.track_running_stats = True, False
+        yield
+    finally:
+        for module, training, tracks in before:
+            module.training, module.track_running_stats = training, tracks

@@ -134,19 +134,39 @@ def bars(frame, y: str, by: str = "label", *, ylabel: str | None = None, scale: 
     ``frame``, ``y``: as in `curves`; ``scale`` multiplies every value (100 for per cent); ``published``: a dictionary
     of published values by name, drawn as a diamond. Returns a matplotlib Figure. Raises as `curves`.
     """
-    return _by_name(frame, y, by, ylabel, scale, published, bar=True)
-
-
-def dots(
-    frame, y: str, by: str = "label", *, ylabel: str | None = None, scale: float = 1.0, published=None,
-    reference: float | None = None,
-):  # fmt: skip
-    """Draw ``y`` for each value of ``by``: a marker a seed, the mean as a tick, one deviation as a whisker; no zero.
-
-    For values whose differences matter more than their size. Arguments as in `bars`; ``reference``: what they are all
-    compared with, on the axis's own scale, drawn as a vertical line. Returns a matplotlib Figure. Raises as `curves`.
-    """
-    return _by_name(frame, y, by, ylabel, scale, published, bar=False, reference=reference)
+    data = _observations(frame, by, y, None, None)
+    data = data.assign(**{_VALUE: data[_VALUE] * scale})
+    names = list(dict.fromkeys(data[by]))
+    parts = []
+    with style():
+        figure, (ax,) = _panels(1, height=0.9 + 0.46 * len(names))
+        for row, name in enumerate(names):
+            values = data[data[by] == name][_VALUE].dropna()
+            if values.empty:
+                ax.text(0, row, " diverged", va="center", style="italic")
+                parts.append(f"{name}: diverged")
+                continue
+            mean, deviation = values.mean(), values.std() if len(values) > 1 else 0.0
+            colour = COLOURS[row % len(COLOURS)]
+            ax.barh(row, mean, 0.62, fc=colour + "59", ec=colour, lw=1.2, hatch=HATCHES[row % len(HATCHES)])
+            if deviation:
+                ax.errorbar(mean, row, xerr=deviation, color=GREY, lw=1.4, capsize=3, zorder=3)
+            ax.plot(values, [row] * len(values), "o", color=colour, mec=GREY, mew=0.7, ms=5, zorder=4)
+            text = mean_and_deviation(values)
+            reach = max(values.max(), mean + deviation)
+            ax.annotate(text, (reach, row), (8, 0), textcoords="offset points", va="center")
+            parts.append(f"{name}: {text}" + (" (one seed)" if len(values) == 1 else ""))
+            if published and name in published:
+                ax.plot(published[name], row, "D", mfc="#FFFFFF", mec="#000000", ms=8, zorder=5)
+                parts[-1] += f", published {_number(published[name])}"
+        ax.set(yticks=range(len(names)), yticklabels=names, xlabel=ylabel or y)
+        ax.set_xlim(0, ax.get_xlim()[1] * 1.2)
+        ax.invert_yaxis()
+        ax.grid(axis="y", visible=False)
+        ax.tick_params(axis="y", length=0)
+        _say_seeds(figure, data, also="; diamonds: published" if published else "")
+    figure.alt = f"Bar chart of {ylabel or y}{_seeds(data)}. {'; '.join(parts)}."
+    return figure
 
 
 def dot_table(
@@ -341,64 +361,14 @@ def _panels(count: int, height: float = 4.0, legend_rows: int = 0):
     return figure, list(axes)
 
 
-def _by_name(frame, y: str, by: str, ylabel, scale: float, published, bar: bool, reference: float | None = None):
-    data = _observations(frame, by, y, None, None)
-    data = data.assign(**{_VALUE: data[_VALUE] * scale})
-    names = list(dict.fromkeys(data[by]))
-    parts = []
-    with style():
-        figure, (ax,) = _panels(1, height=0.9 + 0.46 * len(names))
-        for row, name in enumerate(names):
-            values = data[data[by] == name][_VALUE].dropna()
-            if values.empty:
-                ax.text(0, row, " diverged", va="center", style="italic", transform=ax.get_yaxis_transform())
-                parts.append(f"{name}: diverged")
-                continue
-            mean, deviation = values.mean(), values.std() if len(values) > 1 else 0.0
-            colour, marker = COLOURS[row % len(COLOURS)], "o" if bar else MARKERS[row % len(MARKERS)]
-            # Without a bar below them, equal values would hide each other.
-            places = [row] * len(values) if bar else _spread_out(row, len(values))
-            if bar:
-                ax.barh(row, mean, 0.62, fc=colour + "59", ec=colour, lw=1.2, hatch=HATCHES[row % len(HATCHES)])
-            else:
-                ax.plot(mean, row, "|", color=GREY, ms=20, mew=2.2, zorder=3)
-            if deviation:
-                ax.errorbar(mean, row, xerr=deviation, color=GREY, lw=1.4, capsize=3, zorder=3)
-            ax.plot(values, places, marker, color=colour, mec=GREY, mew=0.7, ms=5 if bar else 7, zorder=4)
-            text = mean_and_deviation(values)
-            if bar:
-                reach = max(values.max(), mean + deviation)
-                ax.annotate(text, (reach, row), (8, 0), textcoords="offset points", va="center")
-            else:
-                ax.annotate(text, (1, row), (8, 0), ax.get_yaxis_transform(), textcoords="offset points", va="center")
-            parts.append(f"{name}: {text}" + (" (one seed)" if len(values) == 1 else ""))
-            if published and name in published:
-                ax.plot(published[name], row, "D", mfc="#FFFFFF", mec="#000000", ms=8, zorder=5)
-                parts[-1] += f", published {_number(published[name])}"
-        ax.set(yticks=range(len(names)), yticklabels=names, xlabel=ylabel or y)
-        if bar:
-            ax.set_xlim(0, ax.get_xlim()[1] * 1.2)
-        if reference is not None:
-            ax.axvline(reference, color=GREY, lw=1, zorder=1)
-        ax.set_ylim(len(names) - 0.4, -0.6)
-        ax.grid(axis="y", visible=False)
-        ax.tick_params(axis="y", length=0)
-        _say_seeds(figure, data, also="; diamonds: published" if published else "")
-    compared = "" if reference is None else f", beside a line at {_number(reference)}"
-    figure.alt = (
-        f"{'Bar' if bar else 'Dot'} chart of {ylabel or y}{compared}{_seeds(data)}. {'; '.join(parts)}."
-    )
-    return figure
-
-
 def _dot_panels(panels: int, rows: int, published: bool):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.6, 1.15 + 0.4 * rows), layout="constrained")
     ratios = [1.0] * panels + [0.62] * published
     axes = figure.subplots(1, len(ratios), sharey=True, squeeze=False, width_ratios=ratios)[0]
-    for ax in axes[:panels]:
-        ax.sharex(axes[0]) if ax is not axes[0] else None
+    for ax in axes[1:panels]:
+        ax.sharex(axes[0])
     for ax in axes:
         ax.tick_params(axis="y", length=0)
     return figure, list(axes)

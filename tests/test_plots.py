@@ -114,26 +114,6 @@ def test_bars_start_at_zero_show_every_seed_and_say_who_diverged():
     assert "a: 9.0 ± 1.0, published 6.37; b: 20 (one seed); c: diverged" in figure.alt
 
 
-def test_dots_show_every_seed_beside_a_line_and_do_not_start_at_zero():
-    frame = pandas.DataFrame(
-        dict(label=["a"] * 3 + ["b"] + ["c"], seed=[0, 1, 2, 0, 0], error=[0.9, 0.9, 0.92, 0.95, numpy.nan])
-    )
-    figure = plots.dots(frame, "error", scale=100, reference=91, published={"b": 93.63})
-    axes = figure.axes[0]
-    assert axes.get_xlim()[0] > 80 and not axes.patches
-    (seeds,) = (line for line in axes.lines if len(line.get_xdata()) == 3)
-    # Two seeds of the same accuracy stand side by side, none hides another.
-    assert list(seeds.get_xdata()) == pytest.approx([90, 90, 92]) and len(set(seeds.get_ydata())) == 3
-    means = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "|" and line.get_markersize() == 20]
-    assert means == pytest.approx([272 / 3, 95])
-    markers = {line.get_marker() for line in axes.lines} - {"|", "None", "D"}
-    assert len(markers) == 2, "each name has a marker of its own"
-    assert figure.alt == (
-        "Dot chart of error, beside a line at 91, mean and standard deviation over 3 seeds. "
-        "a: 90.7 ± 1.2; b: 95 (one seed), published 93.6; c: diverged."
-    )
-
-
 def gradients(labels=("Plain", "Residual"), steps=(0, 10, 40), blocks=6, seeds=(0, 1)):
     return pandas.DataFrame(
         [
@@ -192,6 +172,39 @@ def test_equal_value_lines_are_few_and_round(low, high):
     assert len(levels) <= 6 and all(low <= level <= high for level in levels)
     assert all(round(10 ** (level % 1), 6) in (1, 2, 5, 10) for level in levels)
     assert high - low < 1 or len(levels) > 1
+
+
+def dotted(**options):
+    frame = pandas.DataFrame(
+        dict(name=["a"] * 3 + ["b"] + ["c"] + ["d"] * 2, seed=[0, 1, 2, 0, 0, 0, 1],
+             rate="0.1", error=[8.0, 8.0, 9.5, 20.0, numpy.nan, 7.0, numpy.nan])
+    )  # fmt: skip
+    return plots.dot_table(frame, "error", "name", **options)
+
+
+def test_a_dot_table_shows_every_seed_and_sets_the_published_values_on_an_axis_of_their_own():
+    figure = dotted(reference="a", published={"a": 6.61, "b": "fail", "e": 6.37})
+    ours, theirs = figure.axes
+    assert not ours.get_shared_x_axes().joined(ours, theirs) and ours.get_shared_y_axes().joined(ours, theirs)
+    (seeds,) = (line for line in ours.lines if len(line.get_xdata()) == 3)
+    # Two seeds of one value stand side by side, none hides another.
+    assert list(seeds.get_xdata()) == [8, 8, 9.5] and len(set(seeds.get_ydata())) == 3
+    assert [line.get_xdata()[0] for line in theirs.lines] == [6.61, 6.37]
+    assert any(line.get_xdata()[0] == pytest.approx(8.5) and len(line.get_xdata()) == 2 for line in ours.lines)
+    assert [text.get_text() for text in ours.get_yticklabels()] == ["a", "b", "c", "d", "e"]
+    assert figure.alt == (
+        "Dot chart of error, mean and standard deviation over 3 seeds; beside it the published values. "
+        "a: 8.50 ± 0.87, published 6.61; b: 20 (one seed), published fail; c: diverged; "
+        "d: 7 (one seed), 1 of 2 diverged; e: not recorded, published 6.37."
+    )
+
+
+def test_a_dot_table_has_a_panel_for_each_value_of_a_column_on_one_axis():
+    frame = pandas.DataFrame(dict(name=["a", "a", "b"], rate=["x", "y", "y"], seed=0, error=[1.0, 2.0, 3.0]))
+    figure = plots.dot_table(frame, "error", "name", panels="rate")
+    first, second = figure.axes
+    assert first.get_shared_x_axes().joined(first, second) and [ax.get_title("left") for ax in figure.axes] == ["x", "y"]
+    assert figure.alt.endswith("a: x: 1 (one seed), y: 2 (one seed); b: x: not recorded, y: 3 (one seed).")
 
 
 def test_wrong_columns_are_named_with_those_there_are():

@@ -60,7 +60,10 @@ def label(experiment: Experiment) -> str:
     norm = model.get("merge_norm")
     if norm:
         title = title.replace("norm", _NORMS.get(norm, norm))
-    options = {"λ =": model.get("skip"), "gain": model.get("gain"), "bias": model.get("bias"), "order": model.get("order")}
+    options = {
+        "λ =": model.get("skip"), "gain": model.get("gain"), "bias": model.get("bias"), "β =": model.get("power"),
+        "order": model.get("order"),
+    }  # fmt: skip
     shown = ", ".join(f"{name} {value:g}" for name, value in options.items() if value is not None)
     return f"{title} ({shown})" if shown else title
 

@@ -2,6 +2,8 @@
 
 from resnorm.probes.affine import affine_maps
 from resnorm.probes.blocks import blocks_of, measure, skip_share
+from resnorm.probes.contrast import contrast
+from resnorm.probes.covariate_shift import covariate_shift, gradient_steps
 from resnorm.probes.landscape import landscape, landscape_plane
 from resnorm.probes.lesions import lesions
 from resnorm.probes.reads import reads
@@ -10,6 +12,9 @@ from resnorm.probes.stored import stored_bytes
 __all__ = [
     "affine_maps",
     "blocks_of",
+    "contrast",
+    "covariate_shift",
+    "gradient_steps",
     "landscape",
     "landscape_plane",
     "lesions",

@@ -1,7 +1,8 @@
 """Internal covariate shift, measured: how far a step of the earlier layers moves what a layer wants."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.func import functional_call
 from resnorm.probes.scores import batch_statistics
 
 STEPS = (0.25, 0.5, 1.0, 2.0, 4.0)
+Tensors = dict[str, Tensor]
 
 
 def covariate_shift(model: nn.Module, x: Tensor, targets: Tensor, lr: float) -> list[dict[str, Any]]:
@@ -23,33 +25,30 @@ def covariate_shift(model: nn.Module, x: Tensor, targets: Tensor, lr: float) -> 
     A layer is a weight of two dimensions or more; "before" is the order of `model.parameters()`, gains and biases
     included; G and G' are of one batch, with its own statistics in batch norms, and `lr` is $\eta$.
     `layer`, from 1 on, and its `name`; `gradient_norm`, $\lVert G_i \rVert$; `difference`, $\lVert G_i - G_i' \rVert$;
-    `cosine` of the angle between them; `input_shift`, how far the mean of the layer's input moves, in deviations of it,
-    the mean over its channels. A model that draws random numbers draws new ones for G', as at its next step.
-    For layer 1 nothing but these has changed. Nothing of the model changes.
+    `cosine` of the angle between them; `input_shift`, $\lVert \mu_i' - \mu_i \rVert / \lVert \sigma_i \rVert$ over the
+    channels' means and deviations of what the layer reads. A model that draws random numbers draws new ones for G', as
+    at its next step; for layer 1 nothing else has changed. Nothing of the model changes.
     Shapes: x (examples, ...), targets (examples,). Citation: santurkar2018how.
     """
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
-    names = [name for name, weight in weights.items() if weight.dim() > 1]
-    readers = {name: model.get_submodule(name.rpartition(".")[0]) for name in names}
-    with _Passes(model, x, targets) as passes:
-        before, read = passes.gradients(weights, weights, readers.values()), dict(passes.moments)
-        stepped = {name: weight - lr * before[name] for name, weight in weights.items()}
-        rows = []
-        moved = dict(weights)
+    readers = {name: model.get_submodule(name.rpartition(".")[0]) for name in weights if weights[name].dim() > 1}
+    with _training(model):
+        before, _, read = _gradients(model, weights, weights, x, targets, readers.values())
+        moved, rows = dict(weights), []
         for name in weights:
             if name in readers:
-                old = before[name]
-                new = passes.gradients(moved, [name], [readers[name]], seed=1)[name]
-                (mean, deviation), (now, _) = read[readers[name]], passes.moments[readers[name]]
+                found, _, now = _gradients(model, moved, [name], x, targets, [readers[name]], seed=1)
+                mean, variance = read[readers[name]]
+                old, new, shift = before[name], found[name], now[readers[name]][0] - mean
                 rows.append({
                     "layer": len(rows) + 1,
                     "name": name,
                     "gradient_norm": _finite(old.norm()),
                     "difference": _finite((old - new).norm()),
                     "cosine": _cosine(old, new),
-                    "input_shift": _finite(((now - mean).abs() / deviation).mean()),
+                    "input_shift": _finite(shift.norm() / variance.sum().sqrt()),
                 })  # fmt: skip
-            moved[name] = stepped[name]
+            moved[name] = weights[name] - lr * before[name]
     return rows
 
 
@@ -67,17 +66,19 @@ def gradient_steps(
     gradient be trusted. Nothing of the model changes. Shapes: as `covariate_shift`. Citation: santurkar2018how.
     """
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
-    with _Passes(model, x, targets) as passes:
-        start = passes.gradients(weights, weights)
+    rows = []
+    with _training(model):
+        start, loss, _ = _gradients(model, weights, weights, x, targets)
         flat = _flat(start)
-        rows = [{"step": 0.0, "loss": _finite(passes.loss), "difference": 0.0, "smoothness": None, "cosine": 1.0}]
+        rows.append({"step": 0.0, "loss": _finite(loss), "difference": 0.0, "smoothness": None, "cosine": 1.0})
         for step in steps:
             moved = {name: weight - step * lr * start[name] for name, weight in weights.items()}
-            here = _flat(passes.gradients(moved, moved))
+            found, loss, _ = _gradients(model, moved, moved, x, targets)
+            here = _flat(found)
             difference = (flat - here).norm()
             rows.append({
                 "step": float(step),
-                "loss": _finite(passes.loss),
+                "loss": _finite(loss),
                 "difference": _finite(difference),
                 "smoothness": _finite(difference / (step * lr * flat.norm())),
                 "cosine": _cosine(flat, here),
@@ -85,52 +86,44 @@ def gradient_steps(
     return rows
 
 
-class _Passes:
-    """Gradients of the loss at other weights than the model's, in its mode of training and without a trace left in it."""
-
-    def __init__(self, model: nn.Module, x: Tensor, targets: Tensor):
-        self.model, self.x, self.targets = model, x, targets
-        self.statistics = batch_statistics(model)
-        self.modes = [(module, module.training) for module in model.modules()]
-        self.moments: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-        self.loss: Tensor | float = math.nan
-
-    def __enter__(self):
-        self.model.train()
-        self.statistics.__enter__()
-        return self
-
-    def __exit__(self, *failure: Any) -> None:
-        self.statistics.__exit__(*failure)
-        for module, training in self.modes:
+@contextmanager
+def _training(model: nn.Module) -> Iterator[None]:
+    """The mode of training, in which nothing is kept; afterwards every module is in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.train()
+    try:
+        with batch_statistics(model):
+            yield
+    finally:
+        for module, training in modes:
             module.training = training
 
-    def gradients(
-        self, weights: dict[str, Tensor], wanted: Iterable[str], read: Iterable[nn.Module] = (), seed: int = 0
-    ) -> dict[str, Tensor]:
-        """The gradients of `wanted`; the loss and the moments of what the modules of `read` took in are kept."""
-        leaves = {name: weights[name].detach().requires_grad_() for name in wanted}
-        hooks = [module.register_forward_pre_hook(self._note) for module in read]
-        devices = [self.x.device] if self.x.device.type == "cuda" else []
-        try:
-            with torch.random.fork_rng(devices), torch.enable_grad():
-                torch.manual_seed(seed)
-                loss = F.cross_entropy(functional_call(self.model, {**weights, **leaves}, (self.x,)), self.targets)
-                found = torch.autograd.grad(loss, list(leaves.values()))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        self.loss = loss.detach()
-        return dict(zip(leaves, found, strict=True))
 
-    def _note(self, module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        channel = 1 if given[0].dim() == 4 else -1
-        values = given[0].detach().float().movedim(channel, -1).flatten(0, -2)
-        # A channel of zeros does not move: 0 / tiny is 0.
-        self.moments[module] = values.mean(0), values.std(0).clamp_min(torch.finfo(values.dtype).tiny)
+def _gradients(
+    model: nn.Module, weights: Tensors, wanted: Iterable[str], x: Tensor, targets: Tensor,
+    readers: Iterable[nn.Module] = (), seed: int = 0,
+) -> tuple[Tensors, Tensor, dict[nn.Module, tuple[Tensor, Tensor]]]:
+    """At other weights than the model's: the gradients of `wanted`, the loss, and the moments of what `readers` took in."""
+    leaves = {name: weights[name].detach().requires_grad_() for name in wanted}
+    moments: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def note(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        values = given[0].detach().float().movedim(1 if given[0].dim() == 4 else -1, -1).flatten(0, -2)
+        moments[module] = values.mean(0), values.var(0)
+
+    hooks = [reader.register_forward_pre_hook(note) for reader in readers]
+    try:
+        with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []), torch.enable_grad():
+            torch.manual_seed(seed)
+            loss = F.cross_entropy(functional_call(model, {**weights, **leaves}, (x,)), targets)
+            gradients = torch.autograd.grad(loss, list(leaves.values()))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return dict(zip(leaves, gradients, strict=True)), loss.detach(), moments
 
 
-def _flat(gradients: dict[str, Tensor]) -> Tensor:
+def _flat(gradients: Tensors) -> Tensor:
     return torch.cat([gradient.flatten() for gradient in gradients.values()])
 
 

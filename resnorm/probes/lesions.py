@@ -34,11 +34,8 @@ def lesions(
     with evaluating(model):
         streams, _ = _streams(model, blocks, x[:1])
         shapes = [(given.shape, made.shape) for given, made in itertools.pairwise(streams)]
-        same = [
-            (one, two)
-            for one, two in itertools.combinations(range(len(blocks)), 2)
-            if shapes[one] == shapes[two] and shapes[one][0] == shapes[one][1]
-        ]
+        pairs = itertools.combinations(range(len(blocks)), 2)
+        same = [(one, two) for one, two in pairs if shapes[one] == shapes[two]]
         drawn = sorted(random.Random(seed).sample(same, min(swaps, len(same))))
         cases: list[tuple[int, ...]] = [(), *((one,) for one in range(len(blocks))), *drawn]
 

@@ -267,9 +267,35 @@ def concatenation(preset: str, seeds: Any = SEEDS) -> list[Experiment]:
 
 
 @register
-def thousand_blocks(preset: str, seeds: Any = SEEDS) -> list[Experiment]:
+def thousand_blocks(preset: str, seeds: Any = SEEDS, depths: Any = None, lrs: Any = None) -> list[Experiment]:
     """Stacks of up to 1,000 residual blocks on digits: which of them train?  [de2020batch; marion2025scaling]"""
-    raise NotImplementedError
+    sizes, width, epochs, rates = {
+        "smoke": ((100,), 32, 3, (0.03,)),
+        "cpu": ((10, 100, 1000), 32, 8, (0.1, 0.01)),
+        "colab": ((1000,), 32, 8, (0.01,)),
+        "paper": ((10, 100, 1000), 256, 40, (0.1, 0.01)),
+    }[preset]
+    # Branches that keep the size of their input, to which the closed forms apply; DeepNorm draws its own.
+    models = [dict(initialisation="unit_gain", **model) for model in (
+        dict(variant="plain"),
+        dict(variant="residual", norm="none"),
+        *(dict(variant="depth_scaled", norm="none", power=power) for power in (0.25, 0.5, 1)),
+        dict(variant="rezero", norm="none"),
+        dict(variant="pre"),
+        dict(variant="depth_scaled", norm="layer", power=0.5),
+        dict(variant="post"),
+    )]  # fmt: skip
+    models.append(dict(variant="deepnorm"))
+    if preset == "smoke":  # without a norm, and with one on the stream
+        models = [model for model in models if model.get("norm") == "none" or model["variant"] == "post"]
+    base = Experiment(
+        dict(name="digits"),
+        dict(name="mlp_stack", width=width),
+        _SGD | dict(epochs=epochs, batch_size=128, schedule="one_cycle", precision="fp32", evaluate_every=epochs),
+    )
+    depths = integers("depths", sizes if depths is None else depths, least=1)
+    lrs = positive("lrs", rates if lrs is None else lrs)
+    return sweep(base, {"recipe.lr": lrs, "model.depth": depths, "seed": check_seeds(seeds), "model": models})
 
 
 @register

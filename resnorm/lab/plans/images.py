@@ -41,6 +41,9 @@ _MANY = {
     "colab": (dict(subset=5000), dict(epochs=5)),
     "paper": (dict(), dict(epochs=40, schedule="one_cycle", probe_every=1000)),
 }
+# At 110 layers and more two cores have fewer epochs still, of smaller batches for as many steps, and half of the width.
+_DEEP = {"cpu": dict(epochs=3, batch_size=64, probe_every=60)}
+_DEEP_WIDTH = {"cpu": 8}
 _DEPTH = {"smoke": 8, "cpu": 20, "colab": 20, "paper": 110}
 
 
@@ -87,14 +90,14 @@ def lesions(preset: str, seeds: Any = SEEDS, depth: int | None = None) -> list[E
     """Delete and swap the blocks of trained networks, and walk from their minima.  [veit2016residual; li2018visualizing]"""
     depth = depth or {"smoke": 14, "cpu": 32, "colab": 32, "paper": 56}[preset]
     models = [dict(variant=variant, depth=depth) for variant in ("plain", "residual")]
-    return _image_sweep(preset, seeds, models, measure=("landscape", "lesions"))
+    return _image_sweep(preset, seeds, models, many=preset != "paper", measure=("landscape", "lesions"))
 
 
 @register
 def resnet_v1(preset: str, seeds: Any = SEEDS) -> list[Experiment]:
     """ResNet-20 as it was published: the figure that a reader can hold against the paper's.  [he2016deep]"""
     depth = 8 if preset == "smoke" else 20
-    recipe = dict(epochs=12, probe_every=0, evaluate_every=4) if preset in ("cpu", "colab") else {}
+    recipe = {"cpu": dict(epochs=3, probe_every=0), "colab": dict(epochs=12, probe_every=0)}.get(preset, {})
     task = dict(subset=None) if preset in ("cpu", "colab") else {}
     return _image_sweep(preset, seeds, [dict(variant="resnet_v1", depth=depth)], task=task, recipe=recipe)
 
@@ -115,7 +118,7 @@ def conv_orders_deep(preset: str, seeds: Any = SEEDS) -> list[Experiment]:
     """ResNet v1 against v2 where depth should tell them apart: 110 layers, and bottlenecks of 164.  [he2016identity]"""
     sizes = {
         "smoke": [(14, 8, False), (20, 4, True)],
-        "cpu": [(110, 16, False), (164, 4, True)],
+        "cpu": [(110, _DEEP_WIDTH["cpu"], False), (164, 4, True)],
         "colab": [(56, 16, False), (164, 4, True)],
         "paper": [(110, 16, False), (164, 16, True)],
     }[preset]
@@ -124,7 +127,7 @@ def conv_orders_deep(preset: str, seeds: Any = SEEDS) -> list[Experiment]:
         for version in (1, 2):
             variant = f"bottleneck_v{version}" if bottleneck else f"resnet_v{version}"
             models.append(dict(variant=variant, depth=depth, width=width))
-    return _image_sweep(preset, seeds, models, many=preset != "paper")
+    return _image_sweep(preset, seeds, models, many=preset != "paper", recipe=_DEEP.get(preset))
 
 
 @register
@@ -168,7 +171,9 @@ def norm_free(preset: str, seeds: Any = SEEDS, lrs: Any = None, depth: int | Non
         dict(variant="depth_scaled", norm="none", weight="scaled_standard"),
         dict(variant="stochastic_depth", norm="batch"),
     ]
-    models = [dict(model, depth=depth or {"smoke": 14, "paper": 56}.get(preset, 20)) for model in models]
+    size = dict(depth=depth or {"smoke": 14, "paper": 56}.get(preset, 20))
+    size |= dict(width=8) if preset == "cpu" else {}
+    models = [dict(model, **size) for model in models]
     lrs = positive("lrs", default[preset] if lrs is None else lrs)
     return [one for lr in lrs for one in _image_sweep(preset, seeds, models, many=True, recipe=dict(lr=lr))]
 
@@ -201,9 +206,9 @@ def batch_sizes(preset: str, seeds: Any = SEEDS, sizes: Any = None) -> list[Expe
     task, model, recipe = {
         "smoke": (dict(name="digits", test=1000), dict(depth=8, width=8), dict(epochs=3, precision="fp32")),
         "cpu": (
-            dict(name="cifar10", subset=5000),
+            dict(name="cifar10", subset=4000),
             dict(depth=8, width=16),
-            dict(epochs=6, augment="crop_flip", precision="fp32", evaluate_every=2),
+            dict(epochs=4, augment="crop_flip", precision="fp32", evaluate_every=4),
         ),
         "colab": (
             dict(name="cifar10", subset=4000),
@@ -270,8 +275,8 @@ def concatenation(preset: str, seeds: Any = SEEDS) -> list[Experiment]:
 def thousand_blocks(preset: str, seeds: Any = SEEDS, depths: Any = None, lrs: Any = None) -> list[Experiment]:
     """Stacks of up to 1,000 residual blocks on digits: which of them train?  [de2020batch; marion2025scaling]"""
     sizes, width, epochs, rates = {
-        "smoke": ((100,), 32, 3, (0.03,)),
-        "cpu": ((10, 100, 1000), 32, 8, (0.1, 0.01)),
+        "smoke": ((64,), 32, 2, (0.03,)),
+        "cpu": ((1000,), 32, 8, (0.01,)),
         "colab": ((1000,), 32, 8, (0.01,)),
         "paper": ((10, 100, 1000), 256, 40, (0.1, 0.01)),
     }[preset]
@@ -286,8 +291,6 @@ def thousand_blocks(preset: str, seeds: Any = SEEDS, depths: Any = None, lrs: An
         dict(variant="post"),
     )]  # fmt: skip
     models.append(dict(variant="deepnorm"))
-    if preset == "smoke":  # without a norm, and with one on the stream
-        models = [model for model in models if model.get("norm") == "none" or model["variant"] == "post"]
     base = Experiment(
         dict(name="digits"),
         dict(name="mlp_stack", width=width),
@@ -318,15 +321,15 @@ def recursive_skip_grid(
     for model in [model for model in models if model.get("order", 1) > 1]:
         # One map a step is the default, which an experiment does not name.
         models += [dict(model, affine=affine) for affine in affines if affine != "step"]
-    recipe = _MANY["paper"][1] if preset == "paper" else {}
-    return _image_sweep(preset, seeds, models, recipe=recipe)
+    models = [dict(model, width=8) for model in models] if preset == "cpu" else models
+    return _image_sweep(preset, seeds, models, many=True)
 
 
 @register
 def recursive_skip_all_images(preset: str, seeds: Any = SEEDS) -> list[Experiment]:
     """The six headline variants on every image of CIFAR-10, and what their norms learn.  [liu2020rethinking]"""
     models = _recursive([2], [2], {"smoke": 8, "paper": 110}.get(preset, 20))
-    task, recipe = (dict(subset=None), dict(epochs=5)) if preset in ("cpu", "colab") else ({}, {})
+    task, recipe = (dict(subset=None), dict(epochs=2)) if preset in ("cpu", "colab") else ({}, {})
     return _image_sweep(preset, seeds, models, measure=("affine_maps",), task=task, recipe=recipe)
 
 
@@ -334,7 +337,8 @@ def recursive_skip_all_images(preset: str, seeds: Any = SEEDS) -> list[Experimen
 def recursive_skip_deep(preset: str, seeds: Any = SEEDS) -> list[Experiment]:
     """The six headline variants at 110 layers.  [liu2020rethinking]"""
     models = _recursive([2], [2], {"smoke": 14, "colab": 56}.get(preset, 110))
-    return _image_sweep(preset, seeds, models, many=True, measure=("affine_maps",))
+    models = [dict(model, width=_DEEP_WIDTH[preset]) for model in models] if preset in _DEEP_WIDTH else models
+    return _image_sweep(preset, seeds, models, many=True, measure=("affine_maps",), recipe=_DEEP.get(preset))
 
 
 def _recursive(orders: list[int], lambdas: list[float], depth: int) -> list[dict[str, Any]]:

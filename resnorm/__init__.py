@@ -8,13 +8,13 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 PUBLIC = {
-    "norms": ["norm"],
+    "norms": ["convert_norm", "norm"],
     "letters": ["Scalar", "add", "concat", "drop_path", "dropout", "layer_scale", "lerp"],
     "words": ["Block", "Tied", "draw", "equation", "parse"],
     "streams": ["Dense", "Plain", "Stack", "Stream", "Sum"],
     "branches": ["attention", "conv", "conv1x1", "conv3x3", "cross_attention", "linear", "mlp"],
     "catalog": ["VARIANTS", "Variant", "variant"],
-    "models": ["build", "cifar_densenet", "cifar_resnet", "densenet", "mlp_stack", "resnet", "transformer_lm"],
+    "models": ["build", "cifar_densenet", "cifar_resnet", "densenet", "load_weights", "mlp_stack", "resnet", "transformer_lm"],
     "theory": ["predict", "skip_share"],
     "probes": ["measure"],
     "data": ["DataSet", "load"],

@@ -249,6 +249,54 @@ def heat_map(
     return figure
 
 
+def ridgeline(
+    frame, y: str, panels: str | None = "label", *, rows: str = "block", xlabel: str | None = None,
+    behind: Any = None, spread: bool = False,
+):  # fmt: skip
+    """Draw how the values of ``y`` are distributed, a hill for each of ``rows`` above that of the one before.
+
+    ``frame``: tidy, one row a value. ``panels``: a column, one panel for each of its values. Every hill has the same
+    height, so that width and place are what is compared. ``behind``: a panel whose hills stand as dashed lines in the
+    others, too. ``spread``: an axis that is linear around 0 and logarithmic further out, for widths that differ by
+    orders of magnitude. Values that are not finite are left out, and the figure says where none is left.
+    Returns a matplotlib Figure. Raises as `curves`, and ValueError for a ``behind`` that is no panel.
+    """
+    import numpy
+
+    data = _observations(frame, rows, y, panels, None)
+    if panels and behind is not None and behind not in set(data[panels]):
+        raise ValueError(f"behind={behind!r} is no panel; allowed: {', '.join(map(str, dict.fromkeys(data[panels])))}")
+    titles = list(dict.fromkeys(data[panels])) if panels else [None]
+    values = data[_VALUE].to_numpy(dtype=float)
+    place = numpy.arcsinh if spread else numpy.asarray
+    low, high = numpy.quantile(place(values[numpy.isfinite(values)]), (0.001, 0.999))
+    edges = numpy.linspace(low, high + 1e-9, 101)
+    levels = sorted(set(data[rows]))
+    hills = {key: _select(data, {panels: key}).groupby(rows)[_VALUE].agg(numpy.asarray) for key in titles}
+    parts = []
+    with style():
+        figure, axes = _panels(len(titles), height=1.2 + 0.24 * len(levels))
+        for index, (ax, title) in enumerate(zip(axes, titles, strict=True)):
+            _draw_hills(ax, hills[title], levels, edges, place, COLOURS[index % len(COLOURS)])
+            if behind is not None and title != behind:
+                _draw_hills(ax, hills[behind], levels, edges, place, None)
+            ax.set(xlabel=xlabel or y, title="" if title is None else str(title), xlim=edges[[0, -1]])
+            parts.append(("" if title is None else f"{title}: ") + _ends_of_hills(hills[title], rows))
+            if spread:
+                reach = numpy.sinh(max(abs(low), abs(high)))
+                ticks = [10.0**power for power in range(6) if 10**power <= reach] if reach < 1e6 else [1.0, 1e3, 1e6]
+                ticks = [-tick for tick in reversed(ticks)] + [0.0, *ticks]
+                ticks = ticks if len(ticks) <= 5 else ticks[::2] if len(ticks) % 4 == 1 else [ticks[0], 0.0, ticks[-1]]
+                ax.set_xticks([place(tick) for tick in ticks], [_number(tick) for tick in ticks])
+        step = math.ceil(len(levels) / 9)
+        axes[0].set(ylabel=rows, ylim=(-0.3, len(levels) + 0.6))
+        axes[0].set_yticks(range(0, len(levels), step), [_number(level) for level in levels[::step]])
+        _say_seeds(figure, data, also=f"dashed: {behind}" if behind is not None else "", spread="all values")
+    head = f"Ridgeline plot of the values of {xlabel or y} by {rows}{_seeds(data, 'all values')}"
+    figure.alt = f"{head}. {'; '.join(parts)}."
+    return figure
+
+
 def norm_cubes(
     names: Sequence[str] = ("batch", "layer2d", "group(groups=1)", "group(groups=2)", "instance", "rms"),
 ):
@@ -455,6 +503,54 @@ def _draw_heat(ax, table, low: float, high: float, levels: list[float]):
     else:
         ax.set_xticks(x)
     return image
+
+
+def _draw_hills(ax, hills, levels: list, edges, place, colour: str | None) -> None:
+    """Hills of equal height over their rows; without a colour dashed outlines."""
+    import numpy
+
+    middle = (edges[1:] + edges[:-1]) / 2
+    for row in reversed(range(len(levels))):
+        found = hills.get(levels[row])
+        found = None if found is None else found[numpy.isfinite(found)]
+        if found is None or not len(found):
+            if colour:
+                ax.text(middle[len(middle) // 2], row + 0.1, "no finite value", ha="center", style="italic", fontsize=8)
+            continue
+        hill = _density(place(found), edges)
+        (seen,) = (hill > 0.004).nonzero()
+        x, top = (values[seen[0] : seen[-1] + 1] for values in (middle, row + 1.3 * hill)) if len(seen) else ([], [])
+        if colour is None:
+            ax.plot(x, top, color=GREY, lw=0.9, ls=(0, (3, 2)), zorder=200)
+        else:
+            ax.fill_between(x, row, top, fc=colour + "66", lw=0, zorder=100 - row)
+            ax.plot(x, top, color=colour, lw=1.2, zorder=100 - row)
+
+
+def _density(values, edges):
+    """A smoothed histogram, highest at 1."""
+    import numpy
+
+    counts = numpy.histogram(values, edges)[0].astype(float)
+    low, high = numpy.quantile(values, (0.25, 0.75))
+    # Silverman's bandwidth, in bins.
+    wide = 0.9 * min(values.std(), (high - low) / 1.34 or values.std()) * len(values) ** -0.2 / (edges[1] - edges[0])
+    wide = min(max(wide, 0.8), len(counts) / 10)
+    reach = numpy.arange(-math.ceil(3 * wide), math.ceil(3 * wide) + 1)
+    smooth = numpy.convolve(counts, numpy.exp(-0.5 * (reach / wide) ** 2), "same")
+    return smooth / (smooth.max() or 1.0)
+
+
+def _ends_of_hills(hills, rows: str) -> str:
+    """Mean and deviation of the values in the first and in the last row."""
+    import numpy
+
+    texts = []
+    for row in hills.index[[0, -1]]:
+        found = hills[row][numpy.isfinite(hills[row])]
+        size = f"mean {_number(found.mean())}, deviation {_number(found.std())}" if len(found) else "no finite value"
+        texts.append(f"{size} at {rows} {_number(row)}")
+    return ", ".join(texts)
 
 
 def _edges(centres):

@@ -261,7 +261,7 @@ class Block(nn.Module):
         affine_steps = plain and x.device.type == "cuda" and all(n.bias is not None for n in norms)
         pixels = type(last) is LayerNorm2d
         # A branch whose output is broadcast, or too wide, meets the norms themselves.
-        fits = x.shape == h.shape and (x.shape[1 if pixels else -1],) == last.normalized_shape
+        fits = plain and x.shape == h.shape and (x.shape[1 if pixels else -1],) == last.normalized_shape
         if not (fits and (affine_last or affine_steps)) or (pixels and not _channels_last(x, h)):
             for n in norms:
                 h = n(x + h)

@@ -207,6 +207,46 @@ def test_a_dot_table_has_a_panel_for_each_value_of_a_column_on_one_axis():
     assert figure.alt.endswith("a: x: 1 (one seed), y: 2 (one seed); b: x: not recorded, y: 3 (one seed).")
 
 
+def values_by_block(panels=("before", "after"), blocks=5, count=400):
+    generator = numpy.random.default_rng(0)
+    return pandas.DataFrame(
+        [
+            dict(label=label, block=block, value_of=value * (1 + index * block))
+            for index, label in enumerate(panels)
+            for block in range(blocks)
+            for value in generator.standard_normal(count)
+        ]
+    )
+
+
+def test_a_ridgeline_has_a_hill_of_equal_height_for_every_row():
+    figure = plots.ridgeline(values_by_block(), "value_of", behind="before")
+    before, after = figure.axes
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["before", "after"]
+    # Five hills, and in the second panel those of the first, dashed.
+    assert len(before.lines) == 5 and len(after.lines) == 10 and len(before.collections) == len(after.collections) == 5
+    heights = [line.get_ydata().max() - row for row, line in zip(range(4, -1, -1), after.lines[:5], strict=True)]
+    assert heights == pytest.approx([1.3] * 5)
+
+    top, bottom = after.lines[0], after.lines[4]
+    spans = [numpy.ptp(line.get_xdata()[line.get_ydata() - row > 0.65]) for row, line in ((4, top), (0, bottom))]
+    assert spans[0] > 2.5 * spans[1]
+    assert re.search(r"after: mean -?[\d.]+, deviation (0\.9|1\.0|1)\d* at block 0, mean -?[\d.]+, deviation [45]", figure.alt)
+    assert figure._supxlabel.get_text() == "dashed: before"
+
+
+def test_a_ridgeline_spreads_its_axis_and_says_where_no_value_is_finite():
+    frame = values_by_block(["only"])
+    frame.loc[frame.block == 4, "value_of"] = numpy.inf
+    figure = plots.ridgeline(frame.assign(value_of=frame.value_of * 10.0**frame.block), "value_of", None, spread=True)
+    (ax,) = figure.axes
+    assert len(ax.lines) == 4 and [text.get_text() for text in ax.texts] == ["no finite value"]
+    ticks = [text.get_text() for text in ax.get_xticklabels()]
+    assert "0" in ticks and len(ticks) <= 5 and figure.alt.endswith("no finite value at block 4.")
+    with pytest.raises(ValueError, match="behind='later' is no panel; allowed: only"):
+        plots.ridgeline(frame, "value_of", behind="later")
+
+
 def test_wrong_columns_are_named_with_those_there_are():
     with pytest.raises(ValueError, match="no column 'epoch'; allowed: label, seed, step, metric, value"):
         plots.curves(runs(), x="epoch")
@@ -243,8 +283,13 @@ def test_norm_cubes_has_a_cube_for_each_and_says_what_it_shows():
 
 @pytest.mark.parametrize(
     "draw",
-    [lambda: plots.curves(runs()), lambda: plots.heat_map(gradients("abcdef", range(22), 55), "gradient"), plots.norm_cubes],
-    ids=["curves", "heat map", "cubes"],
+    [
+        lambda: plots.curves(runs()),
+        lambda: plots.heat_map(gradients("abcdef", range(22), 55), "gradient"),
+        lambda: plots.ridgeline(values_by_block(["a", "b", "c"], 17), "value_of", behind="a", spread=True),
+        plots.norm_cubes,
+    ],
+    ids=["curves", "heat map", "ridgeline", "cubes"],
 )
 def test_the_svg_is_small_transparent_valid_and_reproducible(draw):
     text = plots.svg(draw())

@@ -10,6 +10,7 @@ from resnorm.models.densenet import cifar_densenet, densenet
 from resnorm.models.mlp import mlp_stack
 from resnorm.models.resnet import cifar_resnet, resnet
 from resnorm.models.transformer import transformer_lm
+from resnorm.models.weights import load_weights
 
 MODELS = {
     "mlp_stack": mlp_stack,
@@ -58,6 +59,7 @@ __all__ = [
     "cifar_densenet",
     "cifar_resnet",
     "densenet",
+    "load_weights",
     "mlp_stack",
     "resnet",
     "transformer_lm",

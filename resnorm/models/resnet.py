@@ -159,25 +159,29 @@ def _block(word, channels, planes, stride, letters, kernels, weight, norm, short
     return Block(word, channels, **letters)
 
 
-def resnet(*, depth=18, classes=1000, norm="batch", width=64, inputs=3) -> ResNet:
-    """Build torchvision's ResNet, for images of about 224x224: `CnrCnar`, and `CnrCnrCnar` from depth 50 on.
+def resnet(*, depth=18, classes=1000, norm="batch", width=64, inputs=3, version=1) -> ResNet:
+    """Build the ResNet for images of about 224x224: blocks of two convolutions, of three from depth 50 on.
 
+    `version` 1 is torchvision's network, of `CnrCnar`; 2 is timm's ResNetV2, of `nrCnrCa`, whose stem has no norm and
+    whose projections take the pre-activated input. `load_weights` takes the weights of either.
     Shapes: input (batch, inputs, height, image width), output (batch, classes).
-    Raises `ValueError` for a depth other than 18, 34, 50, 101 or 152. Citation: he2016deep.
+    Raises `ValueError` for a depth other than 18, 34, 50, 101 or 152, and for a version other than 1 or 2.
+    Citation: he2016deep, he2016identity.
     """
     if depth not in LAYERS:
         raise ValueError(f"depth={depth}; allowed: {', '.join(map(str, LAYERS))}")
+    if version not in (1, 2):
+        raise ValueError(f"version={version!r}; allowed: 1 (norm and ReLU after each convolution), 2 (before)")
     _image_norm(norm)
     kernels = 2 if depth < 50 else 3
-    word = catalog.variant("resnet_v1" if kernels == 2 else "bottleneck_v1").spell()
+    word = catalog.variant(f"{'resnet' if kernels == 2 else 'bottleneck'}_v{version}").spell()
     letters = [{"n": norm}] * sum(LAYERS[depth])
     blocks = _stages(word, LAYERS[depth], width, width, letters, kernels, None, norm, "projection")
-    stem = nn.Sequential(
-        Convolution(inputs, width, kernel=7, stride=2),
-        build_norm(norm, width),
-        nn.ReLU(),
-        nn.MaxPool2d(3, stride=2, padding=1),
-    )
-    model = ResNet(stem, Stack(blocks), nn.Identity(), classes)
+    stem = nn.Sequential(Convolution(inputs, width, kernel=7, stride=2))
+    if version == 1:
+        stem.extend([build_norm(norm, width), nn.ReLU()])
+    stem.append(nn.MaxPool2d(3, stride=2, padding=1))
+    tail = nn.Identity() if version == 1 else nn.Sequential(nn.ReLU())
+    model = ResNet(stem, Stack(blocks, last=norm), tail, classes)
     init.he(model)
     return model

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from resnorm.norms import NORMS, call_form, norm, weight_norm, weight_standardisation
+from resnorm.norms import NORMS, adaptive_instance_norm, call_form, norm, weight_norm, weight_standardisation
 
-AXES = {"batch": (0, 2, 3), "layer": (3,), "layer2d": (1,), "instance": (2, 3), "rms": (3,)}
+AXES = {"batch": (0, 2, 3), "layer": (3,), "layer2d": (1,), "instance": (2, 3), "rms": (3,), "rms2d": (1,)}
 SHAPE = (4, 8, 6, 8)
 
 
@@ -19,7 +19,7 @@ def standardised(x, axes, mean=True):
 def test_averages_over_its_axes_and_no_others(name):
     x = 3 * torch.randn(SHAPE) + 2
     y = norm(name, 8, eps=1e-12)(x)
-    torch.testing.assert_close(y, standardised(x, AXES[name], mean=name != "rms"), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(y, standardised(x, AXES[name], mean=not name.startswith("rms")), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("groups", [1, 2, 4, 8])
@@ -36,23 +36,32 @@ def test_layer_norm_over_channels_is_not_one_group():
     assert ((a - b).norm() / b.norm()) > 0.2
 
 
-@pytest.mark.parametrize("name", NORMS)
+@pytest.mark.parametrize("name", [name for name in NORMS if name not in ("none", "scalar_bias", "noisy_batch")])
 def test_the_affine_map_is_one_gain_and_one_bias_a_channel(name):
     module = norm(name, 8)
-    axis = -1 if name in ("layer", "rms") else 1
-    x = torch.randn(SHAPE)
-    plain = module(x)
-    if name == "none":
-        assert torch.equal(plain, x) and not list(module.parameters())
-        return
-    gain = torch.arange(1.0, 9.0)
+    shape = (8,) if name in ("layer", "rms", "dyt") else (8, 1, 1)
+    x, gain = torch.randn(SHAPE), torch.arange(1.0, 9.0)
+    expected = module(x) * gain.view(shape)
     with torch.no_grad():
         module.weight.copy_(gain)
-        if name != "rms":
+        if not name.startswith("rms"):
             module.bias.copy_(-gain)
-    shape = (8,) if axis == -1 else (8, 1, 1)
-    torch.testing.assert_close(module(x), plain * gain.view(shape) - (0 if name == "rms" else gain.view(shape)), atol=1e-5, rtol=1e-5)
-    assert not list(norm(name, 8, affine=False).parameters())
+            expected = expected - gain.view(shape)
+    torch.testing.assert_close(module(x), expected, atol=1e-5, rtol=1e-5)
+    left = [key for key, _ in norm(name, 8, affine=False).named_parameters()]
+    assert left == (["alpha"] if name.startswith("dyt") else [])
+
+
+def test_what_stands_in_a_norms_place():
+    x = torch.randn(SHAPE)
+    assert torch.equal(norm("none", 8)(x), x) and not list(norm("none", 8).parameters())
+    shift = norm("scalar_bias", 8)
+    torch.nn.init.constant_(shift.bias, 0.7)
+    torch.testing.assert_close(shift(x), x + 0.7)
+    torch.testing.assert_close(norm("dyt", 8, alpha=0.3)(x), torch.tanh(0.3 * x))
+    torch.testing.assert_close(norm("dyt2d(alpha=2.0)", 8)(x), torch.tanh(2 * x))
+    with pytest.raises(ValueError, match="alpha=0; .* give a number above 0"):
+        norm("dyt", 8, alpha=0)
 
 
 def test_batch_norm_uses_running_statistics_in_eval_only():
@@ -65,7 +74,7 @@ def test_batch_norm_uses_running_statistics_in_eval_only():
     torch.testing.assert_close(y, (x[:1] - module.running_mean) / (module.running_var + 1e-5).sqrt())
 
 
-@pytest.mark.parametrize("name", [n for n in NORMS if n != "batch"])
+@pytest.mark.parametrize("name", [n for n in NORMS if n not in ("batch", "noisy_batch")])
 def test_every_other_norm_treats_samples_alone_and_eval_as_training(name):
     module = norm(name, 8)
     x = torch.randn(SHAPE)
@@ -161,3 +170,49 @@ def test_norms_on_images_stay_in_channels_last_forward_and_backward(name, dtype)
     torch.testing.assert_close(made.float(), y, **tolerance)
     for a, b in zip(of_parameters, expected, strict=True):
         torch.testing.assert_close(a, b, **tolerance)
+
+
+# --- instruments and styles
+
+
+def test_noisy_batch_norm_is_batch_norm_in_eval_and_without_noise():
+    x = 3 * torch.randn(SHAPE) + 2
+    noisy, silent, plain = norm("noisy_batch", 8), norm("noisy_batch(noise=0)", 8), norm("batch", 8)
+    torch.testing.assert_close(silent(x), plain(x))
+    assert (noisy(x) - plain(x)).abs().mean() > 0.1
+    noisy.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(noisy.eval()(x), plain.eval()(x))
+    with pytest.raises(ValueError, match="noise=-1"):
+        norm("noisy_batch(noise=-1)", 8)
+
+
+def test_the_noise_has_the_mean_and_the_deviation_that_its_equation_says():
+    torch.manual_seed(0)
+    layer, x = norm("noisy_batch", 400, affine=False), torch.randn(64, 400, 8, 8)
+    first, again = (layer(x).transpose(0, 1).flatten(1) for _ in range(2))
+    # mu_c ~ U(-0.5, 0.5) has the deviation 12^-1/2; sigma_c ~ U(1, 1.25) the mean 1.125; s ~ N(sigma_c, 0.01), m ~ U(mu_c +- 0.1).
+    assert first.mean(1).std().item() == pytest.approx(12**-0.5, rel=0.1)
+    power = 1 / 12 * 0.25**2 + 1.125**2 + 0.1**2 + 0.2**2 / 12
+    assert first.var(1).mean().item() == pytest.approx(power, rel=0.02)
+    assert (first.mean(1) - again.mean(1)).std().item() == pytest.approx((2 / 12) ** 0.5, rel=0.1), "every call draws anew"
+
+
+def test_adaptive_instance_norm_takes_the_statistics_of_the_style():
+    content, style = torch.randn(4, 3, 6, 8), 3 * torch.randn(4, 3, 5, 5) + 2
+    y = adaptive_instance_norm(content, style)
+    torch.testing.assert_close(y.mean((2, 3)), style.mean((2, 3)), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(y.std((2, 3), correction=0), style.std((2, 3), correction=0), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(adaptive_instance_norm(content, content), content, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(adaptive_instance_norm(2 * content - 1, style), y, atol=1e-3, rtol=1e-3)
+    one = adaptive_instance_norm(content, style[:1])
+    torch.testing.assert_close(one.mean((2, 3)), style[:1].mean((2, 3)).expand(4, 3), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("content", "style", "message"),
+    [((4, 3, 6, 6), (4, 2, 6, 6), "same channels"), ((4, 3, 6, 6), (2, 3, 6, 6), "one\\s+style for each"),
+     ((4, 3), (4, 3), "content of shape .4, 3. has one or none"), ((4, 3, 6, 6), (4, 3, 1, 1), "style of shape")],
+)  # fmt: skip
+def test_adaptive_instance_norm_refuses_what_does_not_match(content, style, message):
+    with pytest.raises(ValueError, match=message):
+        adaptive_instance_norm(torch.randn(content), torch.randn(style))

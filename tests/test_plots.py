@@ -224,27 +224,33 @@ def test_a_ridgeline_has_a_hill_of_equal_height_for_every_row():
     before, after = figure.axes
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["before", "after"]
     # Five hills, and in the second panel those of the first, dashed.
-    assert len(before.lines) == 5 and len(after.lines) == 10 and len(before.collections) == len(after.collections) == 5
-    heights = [line.get_ydata().max() - row for row, line in zip(range(4, -1, -1), after.lines[:5], strict=True)]
-    assert heights == pytest.approx([1.3] * 5)
-
-    top, bottom = after.lines[0], after.lines[4]
-    spans = [numpy.ptp(line.get_xdata()[line.get_ydata() - row > 0.65]) for row, line in ((4, top), (0, bottom))]
-    assert spans[0] > 2.5 * spans[1]
+    assert len(before.patches) == len(after.patches) == len(after.lines) == 5 and not before.lines
+    hills = {row: hill.get_xy() for row, hill in zip(range(4, -1, -1), after.patches, strict=True)}
+    assert [hill[:, 1].max() - row for row, hill in hills.items()] == pytest.approx([1.3] * 5)
+    half = {row: numpy.ptp(hill[hill[:, 1] - row > 0.65, 0]) for row, hill in hills.items()}
+    assert half[4] > 3 * half[0]
     assert re.search(r"after: mean -?[\d.]+, deviation (0\.9|1\.0|1)\d* at block 0, mean -?[\d.]+, deviation [45]", figure.alt)
     assert figure._supxlabel.get_text() == "dashed: before"
 
 
-def test_a_ridgeline_spreads_its_axis_and_says_where_no_value_is_finite():
+def test_a_ridgeline_has_a_logarithmic_axis_and_says_where_there_is_no_value():
     frame = values_by_block(["only"])
-    frame.loc[frame.block == 4, "value_of"] = numpy.inf
-    figure = plots.ridgeline(frame.assign(value_of=frame.value_of * 10.0**frame.block), "value_of", None, spread=True)
+    frame["size"] = frame.value_of.abs() * 10.0**frame.block
+    frame.loc[frame.block == 4, "size"] = numpy.inf
+    frame.loc[frame.block == 0, "size"] *= -1
+    figure = plots.ridgeline(frame, "size", None, log=True)
     (ax,) = figure.axes
-    assert len(ax.lines) == 4 and [text.get_text() for text in ax.texts] == ["no finite value"]
-    ticks = [text.get_text() for text in ax.get_xticklabels()]
-    assert "0" in ticks and len(ticks) <= 5 and figure.alt.endswith("no finite value at block 4.")
+    assert ax.get_xscale() == "log" and len(ax.patches) == 3
+    assert [text.get_text() for text in ax.texts] == ["no value"] * 2
+    # The hills of blocks 3, 2 and 1 stand a factor of about 10 apart from each other.
+    tops = [hill.get_xy()[hill.get_xy()[:, 1].argmax(), 0] for hill in ax.patches]
+    assert 40 < tops[0] / tops[2] < 400
+    assert figure.alt == (
+        "Ridgeline plot, the distribution of size by block on a logarithmic axis. "
+        "no value at block 0, no value at block 4."
+    )
     with pytest.raises(ValueError, match="behind='later' is no panel; allowed: only"):
-        plots.ridgeline(frame, "value_of", behind="later")
+        plots.ridgeline(frame, "size", behind="later")
 
 
 def test_wrong_columns_are_named_with_those_there_are():
@@ -286,7 +292,7 @@ def test_norm_cubes_has_a_cube_for_each_and_says_what_it_shows():
     [
         lambda: plots.curves(runs()),
         lambda: plots.heat_map(gradients("abcdef", range(22), 55), "gradient"),
-        lambda: plots.ridgeline(values_by_block(["a", "b", "c"], 17), "value_of", behind="a", spread=True),
+        lambda: plots.ridgeline(values_by_block(["a", "b", "c"], 17), "value_of", behind="a"),
         plots.norm_cubes,
     ],
     ids=["curves", "heat map", "ridgeline", "cubes"],
@@ -312,3 +318,17 @@ def test_show_attaches_the_alt_text(monkeypatch):
     assert others["metadata"]["image/svg+xml"]["alt"] == "another text"
     with pytest.raises(ValueError, match=r"no alt text: write one, show\(figure, alt=...\)"):
         plots.show(Figure())
+
+
+def test_traces_say_how_much_neighbours_have_in_common():
+    smooth = [dict(kind="smooth", at=at, y=3 + numpy.sin(at / 20)) for at in range(100)]
+    noise = numpy.random.default_rng(0).normal(size=100)
+    frame = pandas.DataFrame(smooth + [dict(kind="noise", at=at, y=100 * y) for at, y in enumerate(noise)])
+    figure = plots.traces(frame, "at", "y", "kind")
+    drawn = [ax.lines[0].get_ydata() for ax in figure.axes]
+    assert [ax.get_title() or ax.get_title(loc="left") for ax in figure.axes] == ["smooth", "noise"]
+    assert all(values.std(ddof=1) == pytest.approx(1) and abs(values.mean()) < 1e-9 for values in drawn)
+    smooth, noise = (float(number) for number in re.findall(r"r = (-?\d\.\d\d)", figure.alt))
+    assert smooth > 0.95 and abs(noise) < 0.3
+    with pytest.raises(ValueError, match="three or more"):
+        plots.traces(frame[:2], "at", "y", "kind")

@@ -208,6 +208,35 @@ def dot_table(
     return figure
 
 
+def traces(frame, x: str, y: str, panels: str, *, xlabel: str | None = None, ylabel: str | None = None):
+    """Draw ``y`` over ``x`` as one thin line a panel, each in units of its own standard deviation, around its mean.
+
+    ``frame``: one row a point, evenly spaced, no seeds; ``panels``: a column, one panel for each of its values. A panel
+    says its autocorrelation r, the correlation of every value with the next: 0 for white noise, near 1 for a smooth
+    line. Returns a matplotlib Figure. Raises as `curves`, and ValueError where a line has fewer than three values.
+    """
+    data = _observations(frame, x, y, None, panels)
+    names, parts = list(dict.fromkeys(data[panels])), []
+    with style():
+        figure, axes = _grid(len(names))
+        for index, (ax, name) in enumerate(zip(axes, names, strict=True)):
+            line = data[data[panels] == name].sort_values(x)
+            if len(line) < 3:
+                raise ValueError(f"{name!r} has {len(line)} values; a line needs three or more")
+            values = (line[_VALUE] - line[_VALUE].mean()) / line[_VALUE].std()
+            text = f"r = {values.autocorr(1):.2f}"
+            ax.plot(line[x], values, color=COLOURS[index % len(COLOURS)], lw=1.1)
+            ax.set_title(str(name), fontsize=10, pad=16)
+            ax.annotate(text, (0, 1), (0, 4), "axes fraction", textcoords="offset points", fontsize=9)
+            place = ax.get_subplotspec()
+            ax.set(xlabel=(xlabel or x) if place.is_last_row() else "")
+            ax.set_ylabel((ylabel or y) if place.is_first_col() else "")
+            parts.append(f"{name}: {text}")
+    head = f"Lines of {ylabel or y} by {xlabel or x}, each in units of its standard deviation, with the correlation r of neighbours"
+    figure.alt = f"{head}. {'; '.join(parts)}."
+    return figure
+
+
 def heat_map(
     frame, y: str, panels: str | None = "label", *, x: str = "step", rows: str = "block", ylabel: str | None = None
 ):
@@ -251,14 +280,13 @@ def heat_map(
 
 def ridgeline(
     frame, y: str, panels: str | None = "label", *, rows: str = "block", xlabel: str | None = None,
-    behind: Any = None, spread: bool = False,
+    behind: Any = None, log: bool = False,
 ):  # fmt: skip
     """Draw how the values of ``y`` are distributed, a hill for each of ``rows`` above that of the one before.
 
     ``frame``: tidy, one row a value. ``panels``: a column, one panel for each of its values. Every hill has the same
     height, so that width and place are what is compared. ``behind``: a panel whose hills stand as dashed lines in the
-    others, too. ``spread``: an axis that is linear around 0 and logarithmic further out, for widths that differ by
-    orders of magnitude. Values that are not finite are left out, and the figure says where none is left.
+    others, too. ``log``: a logarithmic axis; values of 0 and less are left out, as are those that are not finite.
     Returns a matplotlib Figure. Raises as `curves`, and ValueError for a ``behind`` that is no panel.
     """
     import numpy
@@ -266,33 +294,30 @@ def ridgeline(
     data = _observations(frame, rows, y, panels, None)
     if panels and behind is not None and behind not in set(data[panels]):
         raise ValueError(f"behind={behind!r} is no panel; allowed: {', '.join(map(str, dict.fromkeys(data[panels])))}")
-    titles = list(dict.fromkeys(data[panels])) if panels else [None]
-    values = data[_VALUE].to_numpy(dtype=float)
-    place = numpy.arcsinh if spread else numpy.asarray
-    low, high = numpy.quantile(place(values[numpy.isfinite(values)]), (0.001, 0.999))
-    edges = numpy.linspace(low, high + 1e-9, 101)
-    levels = sorted(set(data[rows]))
-    hills = {key: _select(data, {panels: key}).groupby(rows)[_VALUE].agg(numpy.asarray) for key in titles}
+    titles, levels = list(dict.fromkeys(data[panels])) if panels else [None], sorted(set(data[rows]))
+    data = data[numpy.isfinite(data[_VALUE]) & ((data[_VALUE] > 0) | (not log))]
+    values = numpy.log10(data[_VALUE]) if log else data[_VALUE]
+    edges = numpy.linspace(values.quantile(0.005 if log else 0.001), values.quantile(0.999) + 1e-9, 101)
+    hills = {
+        title: _select(data.assign(**{_VALUE: values}), {panels: title}).groupby(rows)[_VALUE].agg(numpy.asarray)
+        for title in titles
+    }
     parts = []
     with style():
         figure, axes = _panels(len(titles), height=1.2 + 0.24 * len(levels))
         for index, (ax, title) in enumerate(zip(axes, titles, strict=True)):
-            _draw_hills(ax, hills[title], levels, edges, place, COLOURS[index % len(COLOURS)])
+            _draw_hills(ax, hills[title], levels, edges, COLOURS[index % len(COLOURS)], log)
             if behind is not None and title != behind:
-                _draw_hills(ax, hills[behind], levels, edges, place, None)
-            ax.set(xlabel=xlabel or y, title="" if title is None else str(title), xlim=edges[[0, -1]])
-            parts.append(("" if title is None else f"{title}: ") + _ends_of_hills(hills[title], rows))
-            if spread:
-                reach = numpy.sinh(max(abs(low), abs(high)))
-                ticks = [10.0**power for power in range(6) if 10**power <= reach] if reach < 1e6 else [1.0, 1e3, 1e6]
-                ticks = [-tick for tick in reversed(ticks)] + [0.0, *ticks]
-                ticks = ticks if len(ticks) <= 5 else ticks[::2] if len(ticks) % 4 == 1 else [ticks[0], 0.0, ticks[-1]]
-                ax.set_xticks([place(tick) for tick in ticks], [_number(tick) for tick in ticks])
+                _draw_hills(ax, hills[behind], levels, edges, None, log)
+            ax.set(xlabel=xlabel or y, title="" if title is None else str(title))
+            ax.set_xlim(*(10 ** edges[[0, -1]] if log else edges[[0, -1]]))
+            parts.append(("" if title is None else f"{title}: ") + _ends_of_hills(hills[title], levels, rows, log))
         step = math.ceil(len(levels) / 9)
         axes[0].set(ylabel=rows, ylim=(-0.3, len(levels) + 0.6))
         axes[0].set_yticks(range(0, len(levels), step), [_number(level) for level in levels[::step]])
-        _say_seeds(figure, data, also=f"dashed: {behind}" if behind is not None else "", spread="all values")
-    head = f"Ridgeline plot of the values of {xlabel or y} by {rows}{_seeds(data, 'all values')}"
+        _say_seeds(figure, data, also="" if behind is None else f"; dashed: {behind}", spread="all values")
+    axis = " on a logarithmic axis" if log else ""
+    head = f"Ridgeline plot, the distribution of {xlabel or y} by {rows}{axis}{_seeds(data, 'all values')}"
     figure.alt = f"{head}. {'; '.join(parts)}."
     return figure
 
@@ -505,30 +530,30 @@ def _draw_heat(ax, table, low: float, high: float, levels: list[float]):
     return image
 
 
-def _draw_hills(ax, hills, levels: list, edges, place, colour: str | None) -> None:
+def _draw_hills(ax, hills, levels: list, edges, colour: str | None, log: bool) -> None:
     """Hills of equal height over their rows; without a colour dashed outlines."""
-    import numpy
-
     middle = (edges[1:] + edges[:-1]) / 2
+    if log:
+        ax.set_xscale("log")
+        middle = 10**middle
     for row in reversed(range(len(levels))):
-        found = hills.get(levels[row])
-        found = None if found is None else found[numpy.isfinite(found)]
-        if found is None or not len(found):
+        hill = _density(hills[levels[row]], edges) if levels[row] in hills else None
+        if hill is None or not hill.any():
             if colour:
-                ax.text(middle[len(middle) // 2], row + 0.1, "no finite value", ha="center", style="italic", fontsize=8)
+                where = ax.get_yaxis_transform()
+                ax.text(0.5, row + 0.1, "no value", ha="center", style="italic", fontsize=8, transform=where)
             continue
-        hill = _density(place(found), edges)
         (seen,) = (hill > 0.004).nonzero()
-        x, top = (values[seen[0] : seen[-1] + 1] for values in (middle, row + 1.3 * hill)) if len(seen) else ([], [])
+        x, top = (along[seen[0] : seen[-1] + 1] for along in (middle, row + 1.3 * hill))
         if colour is None:
             ax.plot(x, top, color=GREY, lw=0.9, ls=(0, (3, 2)), zorder=200)
         else:
-            ax.fill_between(x, row, top, fc=colour + "66", lw=0, zorder=100 - row)
-            ax.plot(x, top, color=colour, lw=1.2, zorder=100 - row)
+            around = [x[0], *x, x[-1]], [row, *top, row]
+            ax.fill(*around, fc=colour + "66", ec=colour, lw=1.2, zorder=100 - row)
 
 
 def _density(values, edges):
-    """A smoothed histogram, highest at 1."""
+    """A smoothed histogram, highest at 1; zeros where no value lies between the edges."""
     import numpy
 
     counts = numpy.histogram(values, edges)[0].astype(float)
@@ -541,15 +566,18 @@ def _density(values, edges):
     return smooth / (smooth.max() or 1.0)
 
 
-def _ends_of_hills(hills, rows: str) -> str:
-    """Mean and deviation of the values in the first and in the last row."""
-    import numpy
-
+def _ends_of_hills(hills, levels: list, rows: str, log: bool) -> str:
+    """Where the values of the first and of the last row lie."""
     texts = []
-    for row in hills.index[[0, -1]]:
-        found = hills[row][numpy.isfinite(hills[row])]
-        size = f"mean {_number(found.mean())}, deviation {_number(found.std())}" if len(found) else "no finite value"
-        texts.append(f"{size} at {rows} {_number(row)}")
+    for level in (levels[0], levels[-1]):
+        found = hills.get(level)
+        if found is None:
+            where = "no value"
+        elif log:
+            where = f"geometric mean {_number(10 ** found.mean())}"
+        else:
+            where = f"mean {_number(found.mean())}, deviation {_number(found.std())}"
+        texts.append(f"{where} at {rows} {_number(level)}")
     return ", ".join(texts)
 
 

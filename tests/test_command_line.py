@@ -119,8 +119,8 @@ def test_a_failed_run_is_one_line_and_exit_code_1(command, tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("run", "give either a plan (degradation"),
-        ("run nope", "there is no plan 'nope'; allowed: degradation"),
+        ("run", "give either a plan (preact_resnet20"),
+        ("run nope", "there is no plan 'nope'; allowed: preact_resnet20"),
         ("run preact_resnet20 --preset huge", "preset is 'huge'; allowed: smoke, cpu, colab, paper"),
         ("run recursive_skip", "has 18 experiments: use `sweep`"),
         ("run --task digits", "give both"),

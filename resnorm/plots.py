@@ -418,8 +418,9 @@ def _corners(table) -> str:
     """What a table of logarithms says in its first and its last row, at its first and its last column."""
     found = ""
     for at in dict.fromkeys(table.columns[[0, -1]] if table.shape[1] else ()):
-        ends = (f"{_number(10 ** table.at[row, at])} at {table.index.name} {_number(row)}" for row in table.index[[0, -1]])
-        found += f"; at {table.columns.name} {_number(at)} {', '.join(ends)}"
+        known = [row for row in table.index[[0, -1]] if table.at[row, at] == table.at[row, at]]
+        ends = [f"{_number(10 ** table.at[row, at])} at {table.index.name} {_number(row)}" for row in known]
+        found += f"; at {table.columns.name} {_number(at)} {', '.join(ends)}" if ends else ""
     return found
 
 

@@ -159,6 +159,8 @@ def test_a_heat_map_takes_one_column_one_panel_and_a_run_that_diverged():
     assert "Plain: 3.16 to 3.16; at step 0 3.16 at block 0, 3.16 at block 5. Residual" in figure.alt
     frame.loc[frame.label == "Plain", "gradient"] = numpy.nan
     assert "Plain: diverged. Residual" in plots.heat_map(frame, "gradient").alt
+    triangle = gradients(["a"], range(6)).query("step <= block")
+    assert "at step 5 4.22 at block 5." in plots.heat_map(triangle, "gradient").alt
     assert len(plots.heat_map(gradients("abcd"), "gradient").axes) == 5
     flat = gradients().assign(gradient=lambda data: data.gradient.where(data.label == "Residual", 3.0))
     assert "Plain: 3 to 3;" in plots.heat_map(flat, "gradient").alt

@@ -297,7 +297,7 @@ def ridgeline(
     titles, levels = list(dict.fromkeys(data[panels])) if panels else [None], sorted(set(data[rows]))
     data = data[numpy.isfinite(data[_VALUE]) & ((data[_VALUE] > 0) | (not log))]
     values = numpy.log10(data[_VALUE]) if log else data[_VALUE]
-    edges = numpy.linspace(values.quantile(0.005 if log else 0.001), values.quantile(0.999) + 1e-9, 101)
+    edges = numpy.linspace(values.quantile(0.005 if log else 0.0003), values.quantile(0.9998) + 1e-9, 101)
     hills = {
         title: _select(data.assign(**{_VALUE: values}), {panels: title}).groupby(rows)[_VALUE].agg(numpy.asarray)
         for title in titles

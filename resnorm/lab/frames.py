@@ -184,7 +184,9 @@ def mean_and_deviation(values: Iterable[float]) -> str:
     if len(finite) < 2:
         return f"{finite[0]:.4g}" if finite else "-"
     mean, deviation = statistics.mean(finite), statistics.stdev(finite)
-    decimals = max(0, 1 - math.floor(math.log10(deviation))) if deviation > 0 else 4
+    if not deviation:
+        return f"{mean:.4g} ± 0"
+    decimals = max(0, 1 - math.floor(math.log10(deviation)))
     return f"{mean:.{decimals}f} ± {deviation:.{decimals}f}"
 
 

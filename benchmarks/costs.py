@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from benchmarks.measure import interleaved, spread, write
 from resnorm.catalog import VARIANTS
 from resnorm.norms import norm
+from resnorm.probes import stored_bytes
 from resnorm.training.memory import keep_freed_memory
 from resnorm.words import BRANCHES, Block
 
@@ -37,29 +38,15 @@ class Cost:
 
     def __init__(self, module: nn.Module, x: Tensor, precision: str, **inputs: Any):
         self.module, self.x, self.precision, self.inputs = module.to(x.device), x, precision, inputs
-        self.saved_bytes, y = self._saved()
+        with autocast(precision):
+            self.saved_bytes = stored_bytes(module, x, **self.inputs)
+        y = self.forward()
         wanted = [x, *(parameter for parameter in module.parameters() if parameter.requires_grad)]
         self.backward = partial(torch.autograd.grad, y, wanted, torch.randn_like(y), retain_graph=True)
 
     def forward(self) -> Tensor:
         with autocast(self.precision):
             return self.module(self.x, **self.inputs)
-
-    def _saved(self) -> tuple[int, Tensor]:
-        """Bytes that autograd keeps for the backward pass, each storage once, parameters not at all; and the output."""
-        parameters = {parameter.untyped_storage().data_ptr() for parameter in self.module.parameters()}
-        storages: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in parameters:
-                storages[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        # The output, which holds every saved tensor, lives until the end: no address is given out twice.
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            y = self.forward()
-        return sum(storages.values()), y
 
 
 def autocast(precision: str):

@@ -1,14 +1,16 @@
 """Count what a network keeps of a forward pass for the backward pass."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 
-def stored_bytes(model: nn.Module, x: Tensor) -> int:
+def stored_bytes(model: nn.Module, x: Tensor, **inputs: Any) -> int:
     """Return the bytes of all tensors that automatic differentiation keeps for the backward pass, parameters left out.
 
     A tensor that several operations keep counts once. Nothing of the model changes, its running statistics aside.
-    Shapes: `x` as the model takes it.
+    `inputs`: further arguments of the model. Shapes: `x` as the model takes it.
     """
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
@@ -20,7 +22,7 @@ def stored_bytes(model: nn.Module, x: Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        y = model(x)  # as long as it lives, nothing that was kept is freed and its address given away
+        y = model(x, **inputs)  # as long as it lives, nothing that was kept is freed and its address given away
     total = sum(kept.values())
     del y
     return total

@@ -115,14 +115,17 @@ def ledger(project: Project, verdicts: dict[str, dict], keys: list[str]) -> str:
     """Every claim of the book with its verdict: what was measured by this build, and what is published."""
     claims = project.claims
     counts = {kind: 0 for kind in VERDICTS}
-    sections = []
-    for chapter in dict.fromkeys(claim["chapter"] for claim in claims):
+    sections, refuted = [], []
+    # In reading order; a chapter that is still to be written comes last.
+    for chapter in sorted({claim["chapter"] for claim in claims}, key=[*project.chapters, *(c["chapter"] for c in claims)].index):
         rows = []
         for claim in (claim for claim in claims if claim["chapter"] == chapter):
             verdict = verdicts.get(claim["id"], {"verdict": "not yet measured", "note": claim.get("reason")})
             kind = next(kind for kind in ("holds only when", *VERDICTS) if verdict["verdict"].startswith(kind))
             counts[kind] += 1
             rows.append(_claim(claim, verdict, kind, keys))
+            if kind == "does not hold":
+                refuted.append(f"- {{ref}}`{claim['statement']} <claim-{claim['id']}>`")
         link = (
             f"Measured in [](notebooks/{chapter}.ipynb)."
             if chapter in project.chapters
@@ -140,6 +143,8 @@ def ledger(project: Project, verdicts: dict[str, dict], keys: list[str]) -> str:
         "when a measurement contradicts its verdict, the book does not build. A published figure from secondary "
         "sources is marked as such.",
         f"{len(claims)} claims: {total}." if claims else "There are no claims yet.",
+        *(["## What did not hold", "Each sentence leads to its measurement, which says where it was made.", "\n".join(refuted)]
+          if refuted else []),
         *sections,
     ]) + "\n"  # fmt: skip
 

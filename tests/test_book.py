@@ -250,6 +250,7 @@ def test_ledger_shows_every_claim(project):
                 "four": {"verdict": "undecided", "measured": "+1 ± 2"}}  # fmt: skip
     text = pages.ledger(project, verdicts, ["he2016deep"])
     assert "4 claims: ◐ 1 holds on a condition, ✗ 1 does not hold, ? 1 undecided, … 1 not yet measured." in text
+    assert "## What did not hold" in text and text.count("- {ref}`One is one. <claim-two>`") == text.count("- {ref}") == 1
     assert "left: 1; right: 0.3333" in text and "No GPU." in text and "{cite:t}`he2016deep`" in text
 
 

@@ -29,6 +29,10 @@ GROUPS = {
         "Transformer layers",
         "`A` is self-attention, `X` attention to a memory, `M` a feed-forward network.",
     ),
+    "stream": (
+        "Skips that cross the blocks",
+        "The word is one block; [the stream](api/streams.md) says what the block reads of those before it.",
+    ),
 }
 VERDICTS = {"holds": "✓", "holds only when": "◐", "does not hold": "✗", "undecided": "?", "not yet measured": "…"}
 
@@ -91,11 +95,18 @@ def _variant(variant, measured: dict[str, dict]) -> str:
     )
     learned = sum(parameter.numel() for parameter in block.parameters()) - branches
     options = "".join(f", {name}={value!r}" for name, value in variant.options.items())
+    equation, needs, make = block.equation(latex=True), block.ends_in_merge, f".block({width}{options})"
+    if variant.stream:
+        stream = variant.carry(width, blocks := 12)
+        learned = blocks * learned + sum(parameter.numel() for parameter in stream.parameters())
+        branches *= blocks
+        equation = _stream_equation(stream)
+        needs, make = stream.sums, f".carry({width}, {blocks}{options})"
     properties = [
         f"`{block.word}`",
-        f'`variant("{variant.name}").block({width}{options})`',
+        f'`variant("{variant.name}"){make}`',
         f"{learned:,} of {learned + branches:,} parameters lie outside the branches",
-        "a stack needs a last norm" if block.ends_in_merge else "a stack needs no last norm",
+        "a stack needs a last norm" if needs else "a stack needs no last norm",
     ]
     properties += [cost] if (cost := benchmarks.cost_of(variant.name, measured)) else []
     properties += [f"initialised by [`{variant.init}`](api/init.md)"] if variant.init else []
@@ -103,9 +114,14 @@ def _variant(variant, measured: dict[str, dict]) -> str:
         f"(variant-{variant.name.replace('_', '-')})=\n### {variant.title}\n\n"
         f"{variant.sentence} {{cite:t}}`{variant.cite}`\n\n"
         f':::{{div}} variant\n```{{raw}} html\n<figure class="word">{block.draw()}</figure>\n```\n\n'
-        f"$$\n{block.equation(latex=True)}\n$$\n:::\n\n"
+        f"$$\n{equation}\n$$\n:::\n\n"
         f":::{{div}} properties\n{' · '.join(properties)}\n:::"
     )
+
+
+def _stream_equation(stream) -> str:
+    """The equation of a stream: the first that its docstring shows."""
+    return re.search(r"\$\$(.+?)\$\$", inspect.getdoc(type(stream)), re.DOTALL)[1].strip()
 
 
 # -------------------------------------------------------------------------------- ledger

@@ -11,7 +11,7 @@ PUBLIC = {
     "norms": ["convert_norm", "norm"],
     "letters": ["Scalar", "add", "concat", "drop_path", "dropout", "layer_scale", "lerp"],
     "words": ["Block", "Tied", "draw", "equation", "parse"],
-    "streams": ["Dense", "Plain", "Stack", "Stream", "Sum"],
+    "streams": ["Attend", "Dense", "Depth", "Dual", "Hyper", "Jump", "Plain", "Stack", "Stream", "Sum"],
     "branches": ["attention", "conv", "conv1x1", "conv3x3", "cross_attention", "linear", "mlp"],
     "catalog": ["VARIANTS", "Variant", "variant"],
     "models": ["build", "cifar_densenet", "cifar_resnet", "densenet", "load_weights", "mlp_stack", "resnet", "transformer_lm"],

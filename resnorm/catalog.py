@@ -12,7 +12,8 @@ from resnorm.branches import attention, conv1x1, conv3x3, cross_attention, mlp
 from resnorm.init import deepnorm_alpha
 from resnorm.letters import Scalar, add, drop_path, layer_scale, lerp
 from resnorm.norms import norm
-from resnorm.words import BRANCHES, Block, Tied
+from resnorm.streams import Attend, Depth, Dual, Hyper, Plain, Stream
+from resnorm.words import BRANCHES, MERGES, Block, Tied
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,11 @@ class Variant:
     `word` is a string, or a function of the options that returns one. `options` are the variant's own options with
     their defaults; `settings` maps them (and `n`, where the variant changes the norms) to the settings of its letters.
     `init` names its rule in `resnorm.init`, `cite` its source in the bibliography, `tags` the groups of the gallery:
-    "generic" (a branch F of any kind), "image" (convolutions), "transformer" (attention and MLP). An option `depth` is
+    "generic" (a branch F of any kind), "image" (convolutions), "transformer" (attention and MLP), "stream" (a skip
+    across blocks). An option `depth` is
     the number of residual branches of the whole stack, two for a Transformer layer; an option `block` counts them from
-    1 up to a block's own.
+    1 up to a block's own. `stream` carries the skip where it crosses the blocks: a function of the options, and of
+    `width`, `count` (blocks) and `norm`, that the blocks of one stack share; those variants have the tag "stream".
     """
 
     name: str
@@ -35,6 +38,7 @@ class Variant:
     options: dict[str, Any] = field(default_factory=dict)
     settings: Callable[..., dict[str, Any]] = lambda **options: {}
     init: str | None = None
+    stream: Callable[..., Stream] | None = None
     tags: tuple[str, ...] = ("generic",)
 
     def spell(self, **options: Any) -> str:
@@ -73,6 +77,14 @@ class Variant:
         return Block(
             word, width, **(_example_branches(word, width) | letters | self.settings_for(**letters_and_options))
         )
+
+    def carry(self, width: int, count: int, norm: str = "layer", **options: Any) -> Stream:
+        """Build the stream of a stack of `count` blocks, the plain one where the blocks carry their own skip.
+
+        `norm`: the name of the stream's own norms, where it has any. Raises `ValueError` for an unknown option.
+        """
+        options = self.complete(options)
+        return Plain() if self.stream is None else self.stream(width=width, count=count, norm=norm, **options)
 
     def complete(self, options: dict[str, Any], **known: Any) -> dict[str, Any]:
         """Return a value for every option: the caller's, else one that is `known` (a model's depth), else the default.
@@ -114,6 +126,16 @@ def _recursive_word(order: int, affine: str) -> str:
     return "F" + "an" * order
 
 
+def transformer_words(variant: Variant, **options: Any) -> list[str]:
+    """Spell the blocks of one Transformer layer: one word with both branches, or a word for each branch of a stream.
+
+    A stream takes every branch by itself, `["nA", "nM"]`, unless the word has its own merge. Raises `ValueError` as
+    `transformer_word`.
+    """
+    word = transformer_word(variant.spell(**options))
+    return word.split() if variant.stream and not set(word) & set(MERGES) else [word]
+
+
 def transformer_word(word: str) -> str:
     """Spell a generic word for a Transformer layer, attention then MLP: `nFa` becomes `nAa nMa`.
 
@@ -130,7 +152,7 @@ def transformer_word(word: str) -> str:
     )
 
 
-IMAGE, TRANSFORMER = ("image",), ("transformer",)
+IMAGE, TRANSFORMER, STREAM = ("image",), ("transformer",), ("stream",)
 
 _ALL = (
     Variant("plain", "Plain", "F", "The branch alone, without a skip.", "he2016deep"),
@@ -458,6 +480,54 @@ _ALL = (
         "loshchilov2024ngpt",
         settings=lambda: {"l": lerp()},
         tags=TRANSFORMER,
+    ),
+    Variant(
+        "dual",
+        "ResiDual",
+        "F",
+        "The branches read a Post-Norm stream; a second stream is never normalised, and joins at the end.",
+        "xie2023residual",
+        stream=lambda width, count, norm: Dual(width, count, norm),
+        tags=STREAM,
+    ),
+    Variant(
+        "denseformer",
+        "DenseFormer",
+        "nFa",
+        "After each block comes a learned mean of everything before it.",
+        "pagliardini2024denseformer",
+        stream=lambda width, count, norm: Depth(count),
+        tags=STREAM,
+    ),
+    Variant(
+        "attention_residuals",
+        "Attention Residuals",
+        "nF",
+        "Every branch reads a mean of the branches before it, weighted by attention over depth.",
+        "kimi2026attention",
+        options={"group": 1},
+        stream=lambda width, count, norm, group: Attend(width, count, group),
+        tags=STREAM,
+    ),
+    Variant(
+        "hyper_connections",
+        "Hyper-Connections",
+        "nF",
+        "The stream has several rows, and learned matrices say how each block reads, mixes and writes them.",
+        "zhu2025hyper",
+        options={"rows": 4, "dynamic": False},
+        stream=lambda width, count, norm, rows, dynamic: Hyper(width, count, rows, "dynamic" if dynamic else "static"),
+        tags=STREAM,
+    ),
+    Variant(
+        "manifold_hyper_connections",
+        "Manifold Hyper-Connections (mHC)",
+        "nF",
+        "Hyper-Connections whose rows mix by doubly stochastic matrices, so that no product of them can grow.",
+        "xie2025mhc",
+        options={"rows": 4},
+        stream=lambda width, count, norm, rows: Hyper(width, count, rows, "manifold"),
+        tags=STREAM,
     ),
 )
 

@@ -12,6 +12,7 @@ import test_branches
 import test_catalog
 import test_init
 import test_models
+import test_streams
 import torch
 from torch import nn
 
@@ -193,7 +194,62 @@ def guarded_against_in_place():
     assert caught.type is not AssertionError, "the block was built, and changed its input"
 
 
+def rows_that_mix_backwards(patch):
+    forward = streams.hyper._Connections.forward
+    patch.setattr(
+        streams.hyper._Connections, "forward", lambda self, H: (*forward(self, H)[:2], forward(self, H)[2].mT)
+    )
+
+
+def rows_that_are_read_in_equal_shares(patch):
+    built = streams.hyper._ManifoldConnections.__init__
+
+    def equal(self, width, rows, row):
+        built(self, width, rows, row)
+        torch.nn.init.constant_(self.read, torch.tensor(1 / rows).logit())
+
+    patch.setattr(streams.hyper._ManifoldConnections, "__init__", equal)
+
+
+def a_dual_stream_that_reads_its_sum(patch):
+    patch.setattr(streams.Dual, "read", lambda self, S, i: S[1])
+
+
+def attention_to_values_of_any_size(patch):
+    patch.setattr(
+        streams.Attend,
+        "read",
+        lambda self, S, i: sum(
+            share.unsqueeze(-1) * value
+            for share, value in zip((torch.stack(S) @ self.queries[i]).softmax(0), S, strict=True)
+        ),
+    )
+
+
+def weights_that_forget_the_block_before(patch):
+    built = streams.Depth.__init__
+
+    def shifted(self, count):
+        built(self, count)
+        for weight in self.weights:
+            weight.data = weight.data.roll(-1)
+
+    patch.setattr(streams.Depth, "__init__", shifted)
+
+
+def rows_without_columns(patch):
+    patch.setattr(test_streams, "sinkhorn", lambda logits, iterations=20: logits.softmax(-1))
+
+
 CASES = [
+    (rows_that_mix_backwards, lambda: test_streams.test_hyper_connections_are_the_matrices_of_the_paper(False)),
+    (rows_that_mix_backwards, lambda: test_streams.test_hyper_connections_are_the_matrices_of_the_paper(True)),
+    (rows_that_are_read_in_equal_shares, lambda: test_streams.test_the_rows_of_hyper_connections_come_apart("manifold")),
+    (a_dual_stream_that_reads_its_sum, test_streams.test_the_dual_stream_is_its_equation),
+    (a_dual_stream_that_reads_its_sum, test_streams.test_the_normalised_part_of_the_dual_stream_is_post_norm),
+    (attention_to_values_of_any_size, lambda: test_streams.test_attention_residuals_are_their_equation(2)),
+    (weights_that_forget_the_block_before, test_streams.test_denseformer_starts_as_the_plain_stack_exactly),
+    (rows_without_columns, test_streams.test_sinkhorn_is_doubly_stochastic_and_so_is_a_product),
     (alpha_on_the_wrong_side, variant_equals_its_equation("deepnorm")),
     (alpha_of_the_wrong_depth, variant_equals_its_equation("deepnorm")),
     (scale_ignored_by_the_merge, variant_equals_its_equation("xskip_norm")),

@@ -14,7 +14,8 @@ from torch import nn
 
 from resnorm import catalog, init
 from resnorm.branches import conv3x3, mlp
-from resnorm.catalog import VARIANTS, transformer_word, variant
+from resnorm.catalog import VARIANTS, transformer_word, transformer_words, variant
+from resnorm.streams import Plain
 from resnorm.words import BRANCHES, Tied
 
 WIDTH = 16
@@ -68,6 +69,12 @@ ORACLES = {
     "encoder_b2t": lambda x, A, a1, n1, M, a2, n2: n2((y := n1(x + A(x))) + M(y) + x),
     "decoder_pre": lambda x, z, n1, A, a1, n2, X, a2, n3, M, a3: (w := (y := x + A(n1(x))) + X(n2(y), z)) + M(n3(w)),
     "decoder_post": lambda x, z, A, a1, n1, X, a2, n2, M, a3, n3: n3((w := n2((y := n1(x + A(x))) + X(y, z))) + M(w)),
+    # The blocks of streams; what the streams make of them is in test_streams.py.
+    "dual": lambda x, F: F(x),
+    "denseformer": lambda x, n, F, a: x + F(n(x)),
+    "attention_residuals": lambda x, n, F: F(n(x)),
+    "hyper_connections": lambda x, n, F: F(n(x)),
+    "manifold_hyper_connections": lambda x, n, F: F(n(x)),
     "ngpt": lambda x, A, n1, l1, n2, M, n3, l2, n4: n4(
         (y := n2(x + l1.alpha * (n1(A(x)) - x))) + l2.alpha * (n3(M(y)) - y)
     ),
@@ -245,6 +252,10 @@ def test_generic_words_become_transformer_layers():
     assert transformer_word("Fan") == VARIANTS["encoder_post"].word == "Aan Man"
     assert transformer_word("Fanan") == "Aanan Manan"
     assert transformer_word("Aan Mabn") == "Aan Mabn"
+    spelled = {name: transformer_words(variant(name)) for name in ("pre", "dual", "denseformer", "hyper_connections")}
+    assert spelled == {
+        "pre": ["nAa nMa"], "dual": ["A", "M"], "denseformer": ["nAa nMa"], "hyper_connections": ["nA", "nM"]
+    }  # fmt: skip
     for word in ("CnrCa", "nAa nXa nMa"):
         with pytest.raises(ValueError, match="a Transformer layer needs a word of F"):
             transformer_word(word)
@@ -259,6 +270,7 @@ def test_generic_words_become_transformer_layers():
             "variant 'xskip' has no option 'scale'; its options are skip",
         ),
         (lambda: variant("pre").spell(order=2), "variant 'pre' has no option 'order'; it has no options"),
+        (lambda: variant("dual").carry(WIDTH, 3, rows=2), "variant 'dual' has no option 'rows'"),
         (lambda: variant("rskip_norm").spell(order=0), "order=0; the order .* integer of 1 or more"),
         (lambda: variant("rskip_norm").spell(order=2.0), "order=2.0"),
         (lambda: variant("rskip_norm").block(WIDTH, affine="each"), "affine='each'; allowed: 'step'"),
@@ -283,6 +295,7 @@ def test_a_variant_describes_itself(name):
         f"{one.cite} is not in the bibliography"
     )
     assert isinstance(one.block(WIDTH), nn.Module)
+    assert (one.stream is not None) == ("stream" in one.tags) == (type(one.carry(WIDTH, 3)) is not Plain)
 
 
 def test_the_catalog_cannot_list_a_name_twice():

@@ -19,12 +19,13 @@ from resnorm.words import Block
 IMAGES, SEQUENCES = dict(inputs=1, size=8, classes=10), dict(vocabulary=11, context=6, symbols="0123456789 ")
 GENERIC = [name for name, one in VARIANTS.items() if "generic" in one.tags]
 CONVOLUTIONAL = [name for name, one in VARIANTS.items() if "image" in one.tags and name != "densenet"]
+STREAMS = [name for name, one in VARIANTS.items() if "stream" in one.tags]
 LAYERS = ["encoder_pre", "encoder_post", "encoder_b2t", "ngpt"]
 BUILDS = (
-    [("mlp_stack", name, dict(depth=3, width=16)) for name in GENERIC]
+    [("mlp_stack", name, dict(depth=3, width=16)) for name in GENERIC + STREAMS]
     + [("cifar_resnet", name, dict(depth=8, width=8)) for name in GENERIC]
     + [("cifar_resnet", name, dict(depth=3 * VARIANTS[name].word.count("C") + 2, width=8)) for name in CONVOLUTIONAL]
-    + [("transformer_lm", name, dict(depth=2, width=16)) for name in GENERIC + LAYERS if name != "fixup"]
+    + [("transformer_lm", name, dict(depth=2, width=16)) for name in GENERIC + LAYERS + STREAMS if name != "fixup"]
 )
 
 
@@ -48,7 +49,8 @@ def test_every_variant_trains_a_step_of_every_model_that_takes_it(name, variant,
     y.square().mean().backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), f"{key} has no finite gradient"
-    assert len(list(model.stack.blocks)) == (options["depth"] if name != "cifar_resnet" else 3)
+    branches = 2 if name == "transformer_lm" and variant in STREAMS and variant != "denseformer" else 1
+    assert len(model.stack.blocks) == (branches * options["depth"] if name != "cifar_resnet" else 3)
     copied = pickle.loads(pickle.dumps(copy.deepcopy(model.eval())))
     assert torch.equal(copied(x), model(x))
 
@@ -309,6 +311,7 @@ def test_the_initialisation_can_be_chosen():
         (lambda: cifar_resnet(variant="densenet"), "that are added; 'densenet'"),
         (lambda: cifar_resnet(variant="encoder_pre"), "that are added; 'encoder_pre'"),
         (lambda: cifar_resnet(norm="layer"), "width of an image; use 'layer2d'"),
+        (lambda: cifar_resnet(variant="dual"), "the stream of 'dual' has one width; take mlp_stack"),
         (lambda: cifar_resnet(variant="post", merge_norm="rms"), "width of an image"),
         (lambda: cifar_resnet(merge_norm="layer2d"), "no norm to set in 'resnet_v2'"),
         (lambda: cifar_resnet(variant="residual", merge_norm="batch"), "no norm to set in 'residual'"),

@@ -1,11 +1,12 @@
-"""Streams: the four verbs, and that a stream with plain branches equals the words that carry their merge themselves."""
+"""Streams: the four verbs, each stream against its equation written out, and against the plain residual at the start."""
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import layer_norm, rms_norm
 
 from resnorm.letters import concat
-from resnorm.streams import Dense, Plain, Stack, Stream, Sum
+from resnorm.streams import Attend, Dense, Depth, Dual, Hyper, Jump, Plain, Stack, Stream, Sum, sinkhorn
 from resnorm.words import Block
 
 
@@ -74,6 +75,227 @@ def test_a_stream_may_learn_and_may_hold_any_state():
     stack = Stack([square(4) for _ in range(2)], Average(), width=4)
     stack(torch.randn(2, 4)).sum().backward()
     assert stack.stream.weight.grad is not None
+
+
+def stack(stream, word="nF", count=5, width=6):
+    """A stack whose learned parts are away from their start, and its blocks."""
+    torch.manual_seed(0)
+    settings = dict(n="layer") if "n" in word else {}
+    made = Stack([Block(word, width, F=square, **settings) for _ in range(count)], stream).double()
+    return made, made.blocks
+
+
+def moved(module):
+    """Move every parameter away from where it starts."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return module
+
+
+def norm(x):
+    return layer_norm(x, x.shape[-1:])
+
+
+TOKENS = torch.randn(2, 3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("form", ["static", "dynamic", "manifold"])
+@pytest.mark.parametrize("rows", [2, 4])
+def test_hyper_connections_start_as_the_residual_stream(form, rows):
+    hyper, _ = stack(Hyper(6, 5, rows, form))
+    plain, _ = stack(Sum())
+    torch.testing.assert_close(hyper(TOKENS), plain(TOKENS), rtol=1e-6, atol=1e-6)
+
+
+def test_denseformer_starts_as_the_plain_stack_exactly():
+    depth, _ = stack(Depth(5), "nFa")
+    plain, _ = stack(Plain(), "nFa")
+    assert torch.equal(depth(TOKENS), plain(TOKENS))
+
+
+def test_attention_residuals_start_as_the_mean_which_a_norm_does_not_tell_from_the_sum():
+    attend, _ = stack(Attend(6, 5))
+    plain, _ = stack(Sum())
+    # The norm of a branch divides by a root that holds eps, beside which a mean is smaller than a sum.
+    torch.testing.assert_close(6 * attend(TOKENS), plain(TOKENS), rtol=0, atol=1e-3)
+
+
+def test_the_normalised_part_of_the_dual_stream_is_post_norm():
+    dual, _ = stack(Dual(6, 5), "F")
+    post, _ = stack(Plain(), "Fan")
+    torch.manual_seed(0)
+    for ours, theirs in zip(dual.blocks, post.blocks, strict=True):
+        theirs.get_submodule("0_F").load_state_dict(ours.get_submodule("0_F").state_dict())
+    total = TOKENS + sum(h for _, h in walk(dual))
+    torch.testing.assert_close(dual(TOKENS) - norm(total), post(TOKENS))
+
+
+def walk(made):
+    """Yield (what the block read, what it returned), block by block."""
+    S = made.stream.open(TOKENS)
+    for i, block in enumerate(made.blocks):
+        x = made.stream.read(S, i)
+        h = block(x)
+        yield x, h
+        S = made.stream.write(S, h, i)
+
+
+def test_the_dual_stream_is_its_equation():
+    made, blocks = stack(moved(Dual(6, 5)), "F")
+    n = d = TOKENS
+    for block, own in zip(blocks, made.stream.norms, strict=True):
+        h = block(n)
+        n, d = own(n + h), d + h
+    torch.testing.assert_close(made(TOKENS), n + made.stream.last(d))
+
+
+def test_denseformer_is_its_equation():
+    made, blocks = stack(moved(Depth(5)), "nFa")
+    values, x = [TOKENS], TOKENS
+    for block, weights in zip(blocks, made.stream.weights, strict=True):
+        values.append(block(x))
+        x = torch.einsum("j,jbtf->btf", weights, torch.stack(values))
+    torch.testing.assert_close(made(TOKENS), x)
+
+
+@pytest.mark.parametrize("group", [1, 2, 3])
+def test_attention_residuals_are_their_equation(group):
+    made, blocks = stack(moved(Attend(6, 5, group)))
+    outputs = [TOKENS]
+
+    def reading(query):
+        # the input by itself, then the outputs in groups, the last of them not yet full
+        values = [TOKENS, *(sum(outputs[i : i + group]) for i in range(1, len(outputs), group))]
+        scores = torch.stack([(rms_norm(value, (6,), eps=1e-6) * query).sum(-1) for value in values])
+        return sum(share.unsqueeze(-1) * value for share, value in zip(scores.softmax(0), values, strict=True))
+
+    for block, query in zip(blocks, made.stream.queries[:-1], strict=True):
+        outputs.append(block(reading(query)))
+    torch.testing.assert_close(made(TOKENS), reading(made.stream.queries[-1]))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_hyper_connections_are_the_matrices_of_the_paper(dynamic):
+    """The network's matrix [[0, B], [A_m, A_r]], with rows added up at the end. zhu2025hyper."""
+    made, blocks = stack(moved(Hyper(6, 5, 3, "dynamic" if dynamic else "static")))
+    out = torch.empty_like(TOKENS)
+    for place in torch.cartesian_prod(torch.arange(2), torch.arange(3)).tolist():
+        H = TOKENS[tuple(place)].expand(3, 6)
+        for block, own in zip(blocks, made.stream.connections, strict=True):
+            A_m, B, A_r = own.read.view(3, 1), own.write.view(1, 3), own.mix
+            if dynamic:
+                N = own.norm(H)
+                A_m = A_m + own.scale_in * (N @ own.to_read.view(6, 1)).tanh()
+                A_r = A_r + own.scale_in * (N @ own.to_mix).tanh()
+                B = B + own.scale_out * (N @ own.to_write.view(6, 1)).tanh().T
+            H = B.T @ block(A_m.T @ H) + A_r.T @ H
+        out[tuple(place)] = H.sum(0) / 3
+    torch.testing.assert_close(made(TOKENS), out)
+
+
+def test_manifold_hyper_connections_are_their_equation():
+    made, blocks = stack(moved(Hyper(6, 5, 3, "manifold")))
+    H = TOKENS.unsqueeze(-2).expand(2, 3, 3, 6)
+    for block, own in zip(blocks, made.stream.connections, strict=True):
+        N = rms_norm(H.reshape(2, 3, 18), (18,), eps=1e-6)
+        scales = own.scales
+        read = torch.sigmoid(scales[0] * N @ own.to_read + own.read)
+        write = 2 * torch.sigmoid(scales[1] * N @ own.to_write + own.write)
+        mix = (scales[2] * (N @ own.to_mix).view(2, 3, 3, 3) + own.mix).exp()
+        for _ in range(20):
+            mix = mix / mix.sum(-2, keepdim=True)
+            mix = mix / mix.sum(-1, keepdim=True)
+        h = block(torch.einsum("btk,btkf->btf", read, H))
+        H = torch.einsum("btjk,btkf->btjf", mix, H) + torch.einsum("btj,btf->btjf", write, h)
+    torch.testing.assert_close(made(TOKENS), H.mean(-2))
+
+
+@pytest.mark.parametrize("form", ["static", "dynamic", "manifold"])
+def test_the_rows_of_hyper_connections_come_apart(form):
+    """Rows that are equal in every gradient would be one row; training must tell them apart."""
+    torch.manual_seed(0)
+    stream = Hyper(6, 5, 4, form)
+    made = Stack([Block("nF", 6, n="layer", F=square) for _ in range(5)], stream)
+    optimizer = torch.optim.SGD(made.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (made(TOKENS.float()) - 1).square().mean().backward()
+        optimizer.step()
+    S = stream.open(TOKENS.float())
+    for i, block in enumerate(made.blocks):
+        S = stream.write(S, block(stream.read(S, i)), i)
+    rows = S[0]
+    assert min((rows[..., j, :] - rows[..., k, :]).norm() for j in range(4) for k in range(j)) > 1e-3
+
+
+def test_sinkhorn_is_doubly_stochastic_and_so_is_a_product():
+    torch.manual_seed(0)
+    matrices = sinkhorn(2 * torch.randn(30, 4, 4, dtype=torch.float64), 50)
+    assert (matrices > 0).all()
+    product = torch.linalg.multi_dot(tuple(matrices))
+    for matrix in (*matrices, product):
+        torch.testing.assert_close(matrix.sum(0), torch.ones(4, dtype=torch.float64), rtol=0, atol=1e-3)
+        torch.testing.assert_close(matrix.sum(1), torch.ones(4, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(sinkhorn(torch.full((3, 3), 1000.0)), torch.full((3, 3), 1 / 3))
+    with pytest.raises(ValueError, match="iterations=0"):
+        sinkhorn(torch.zeros(2, 2), 0)
+
+
+def test_jump_reads_every_block():
+    made, blocks = stack(Jump(), "nFa")
+    values = [h for _, h in walk(made)]
+    assert made.out_width == 30
+    assert torch.equal(made(TOKENS), torch.cat(values, -1))
+    images = Stack([nn.Conv2d(3, 3, 1), nn.Conv2d(3, 5, 1)], Jump(dim=1), width=8)
+    assert images(torch.randn(2, 3, 4, 4)).shape == (2, 8, 4, 4)
+    made, _ = stack(Jump("max"), "nFa")
+    assert made.out_width == 6
+    assert torch.equal(made(TOKENS), torch.stack(values).amax(0))
+
+
+def test_jump_with_an_lstm_weights_the_blocks_position_by_position():
+    made, _ = stack(Jump("lstm", 6), "nFa")
+    values = torch.stack([h for _, h in walk(made)], -2)
+    out = torch.empty_like(TOKENS)
+    for place in torch.cartesian_prod(torch.arange(2), torch.arange(3)).tolist():
+        own = values[tuple(place)]
+        hidden, _ = made.stream.lstm(own)
+        out[tuple(place)] = made.stream.score(hidden).softmax(0).T @ own
+    torch.testing.assert_close(made(TOKENS), out)
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [Dual(6, 5), Depth(5), Attend(6, 5, 2), *(Hyper(6, 5, 4, form) for form in ("static", "dynamic", "manifold")),
+     Jump("lstm", 6)],
+    ids=lambda stream: type(stream).__name__,
+)  # fmt: skip
+def test_every_learned_part_of_a_stream_gets_a_gradient(stream):
+    made, _ = stack(moved(stream), "F" if isinstance(stream, Dual) else "nFa" if isinstance(stream, (Depth, Jump)) else "nF")
+    (made(TOKENS) - 1).square().sum().backward()
+    for name, parameter in made.stream.named_parameters():
+        if name != "queries":
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    if isinstance(stream, Attend):
+        # the first block has one value to read, whatever its query
+        assert (made.stream.queries.grad[1:].abs().sum(-1) > 0).all() and not made.stream.queries.grad[0].any()
+
+
+def test_stream_errors():
+    with pytest.raises(ValueError, match="built for 4 blocks, and the stack has 5"):
+        stack(Depth(4), "nFa")
+    for make, message in (
+        (lambda: Depth(0), "Depth: count=0"),
+        (lambda: Dual(6, True), "Dual: count=True"),
+        (lambda: Attend(6, 5, 0), "Attend: group=0"),
+        (lambda: Hyper(6, 5, 1), "Hyper: rows=1"),
+        (lambda: Hyper(6, 5, form="loose"), "form='loose'; allowed"),
+        (lambda: Jump("mean"), "mode='mean'; allowed"),
+        (lambda: Jump("lstm"), "give width"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make()
 
 
 def test_errors():

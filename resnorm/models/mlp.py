@@ -40,7 +40,7 @@ def mlp_stack(
 ) -> MLPStack:
     r"""Build a classifier of `depth` blocks with an MLP branch each: $y = W_{out}\, B_L(\dots B_1(W_{in} x))$.
 
-    `variant`: a generic one of the catalog (its word has the branch F), `options` are the variant's; `hidden`: the
+    `variant`: one of the catalog with the branch F, alone or in a stream, `options` are the variant's; `hidden`: the
     expansion of the branch's hidden layer; `initialisation`: a rule of `resnorm.init`, by default the variant's own,
     else "he".
     Shapes: input (batch, ...) with `inputs` values a sample, output (batch, classes).
@@ -54,8 +54,9 @@ def mlp_stack(
     if set(word) & set(BRANCHES) != {"F"}:
         raise ValueError(f"mlp_stack takes a generic variant, with the branch F; {variant!r} is {word!r}")
     blocks = [
-        Block(word, width, F=mlp(hidden, activation), **chosen.settings_for(n=norm, **options)) for options in known
+        Block(word, width, F=mlp(hidden, activation), **chosen.settings_for(n=norm, **own)) for own in known
     ]
-    model = MLPStack(inputs, Stack(blocks, last=norm), classes)
+    stack = Stack(blocks, chosen.carry(width, depth, norm, **options), last=norm)
+    model = MLPStack(inputs, stack, classes)
     init.initialise(model.stack, initialisation or chosen.init or "he", depth, model.head)
     return model

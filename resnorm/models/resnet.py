@@ -84,6 +84,11 @@ def cifar_resnet(
             f"cifar_resnet takes a variant with the branch F or with convolutions that are added; {variant!r} is "
             f"{chosen.spell()!r}"
         )
+    if chosen.stream:
+        raise ValueError(
+            f"cifar_resnet widens from stage to stage, and the stream of {variant!r} has one width; take mlp_stack or "
+            "transformer_lm"
+        )
     if bottleneck and kernels != 3:
         raise ValueError(
             f"bottleneck=True needs three convolutions a block, and {variant!r} has {kernels}; take a generic "

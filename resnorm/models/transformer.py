@@ -54,7 +54,8 @@ def transformer_lm(
 ) -> TransformerLM:
     r"""Build a causal language model of `depth` layers, attention then MLP: $p(t_{i+1} \mid t_1, \dots, t_i)$.
 
-    `variant`: a generic one of the catalog (`nFa` becomes `nAa nMa`) or a word of A and M; `options` are the variant's.
+    `variant`: a generic one of the catalog (`nFa` becomes `nAa nMa`), one with a stream (whose blocks are then the
+    branches, `nA` and `nM`), or a word of A and M; `options` are the variant's.
     `dropout` acts on the embedding, on the attention's weights, inside the MLP and on every branch before its merge.
     `initialisation`: a rule of `resnorm.init`, by default the variant's own, else "xavier".
     Shapes: input (batch, tokens) of int64, output (batch, tokens, vocabulary), the logits.
@@ -64,23 +65,26 @@ def transformer_lm(
     chosen = catalog.variant(variant)
     known = [chosen.complete(options, depth=2 * depth, dim=-1, block=2 * layer) for layer in range(1, depth + 1)]
     generic = chosen.spell(**known[0])
-    word = catalog.transformer_word(generic)
+    words = catalog.transformer_words(chosen, **known[0])
     branches: dict[str, Any] = {
         "A": attention(heads, causal=True, dropout=dropout),
         "M": mlp(expansion, activation, dropout),
     }
-    if dropout:
-        branches["d"] = dropout_letter(dropout)
     blocks = []
-    for options in known:
-        letters = chosen.settings_for(n=norm, **options)
-        if word != generic:  # one setting for each occurrence, and the word was written out twice
+    for layer in known:
+        letters = chosen.settings_for(n=norm, **layer)
+        if words != [generic]:  # one setting for each occurrence, and a word of one branch was written out twice
             letters = {
-                letter: setting * 2 if isinstance(setting, list) else setting for letter, setting in letters.items()
+                letter: setting * (2 // len(words)) if isinstance(setting, list) else setting
+                for letter, setting in letters.items()
             }
-        spelled = word.replace("A", "Ad").replace("M", "Md") if dropout else word
-        blocks.append(Block(spelled, width, **letters, **branches))
-    stack = Stack(blocks, last=norm)
+        for word in words:
+            own = letters | {letter: branches[letter] for letter in branches if letter in word}
+            if dropout:
+                word = word.replace("A", "Ad").replace("M", "Md")
+                own["d"] = dropout_letter(dropout)
+            blocks.append(Block(word, width, **own))
+    stack = Stack(blocks, chosen.carry(width, len(blocks), norm, **options), last=norm)
     model = TransformerLM(vocabulary, context, stack, dropout)
     init.initialise(stack, initialisation or chosen.init or "xavier", 2 * depth)
     return model

@@ -1,0 +1,60 @@
+"""The stack: blocks in a row, and the stream that carries them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from resnorm.letters import setting_of
+from resnorm.streams.stream import Plain, Stream
+from resnorm.words import Block
+
+
+class Stack(nn.Module):
+    r"""Run blocks over a stream: $x_{i+1} = B_i(x_i)$ for the plain stream.
+
+    `blocks`: modules in order; `stream`: how their outputs combine; `last`: the last norm, a registered name or a factory
+    `width -> module`. It is built only where the stack needs one: when the stream is a sum or when the last word ends in a
+    merge (`nFa` does, `Fan` does not). `width` is asked for only where the blocks do not tell theirs.
+    Shapes: (batch, ...) to (batch, ...). Raises `ValueError` for no blocks, for a stream that was built for another number
+    of them, or a last norm of unknown width.
+    """
+
+    def __init__(
+        self,
+        blocks: Iterable[nn.Module],
+        stream: Stream | None = None,
+        last: str | Callable[[int], nn.Module] | None = None,
+        width: int | None = None,
+    ):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        if not self.blocks:
+            raise ValueError("a stack needs at least one block, got none")
+        self.stream = Plain() if stream is None else stream
+        if self.stream.count not in (None, len(self.blocks)):
+            raise ValueError(
+                f"the stream {type(self.stream).__name__} was built for {self.stream.count} blocks, and the stack has "
+                f"{len(self.blocks)}; build it for {len(self.blocks)}"
+            )
+        end = self.blocks[-1]
+        self.out_width = width if width is not None else self._width()
+        self.last = None
+        if last is not None and (self.stream.sums or (isinstance(end, Block) and end.ends_in_merge)):
+            if self.out_width is None:
+                raise ValueError("the blocks do not tell their width, which the last norm needs; give Stack(..., width=...)")
+            self.last = setting_of("n", last)(self.out_width)
+
+    def _width(self) -> int | None:
+        widths = [getattr(block, "out_width", None) for block in self.blocks]
+        return self.stream.out_width(getattr(self.blocks[0], "width", None), widths)
+
+    def forward(self, x: Tensor, **inputs: dict[str, Any]) -> Tensor:
+        """Run every block; `inputs` go to each of them by letter, as in `Block`."""
+        S = self.stream.open(x)
+        for i, block in enumerate(self.blocks):
+            S = self.stream.write(S, block(self.stream.read(S, i), **inputs), i)
+        y = self.stream.close(S)
+        return y if self.last is None else self.last(y)

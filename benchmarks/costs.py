@@ -29,7 +29,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # What each norm is asked to work on: the layouts of a convolutional network, and tokens.
 INPUTS = {"channels_last": (64, 64, 32, 32), "contiguous": (64, 64, 32, 32), "tokens": (64, 128, 256)}
 ON_IMAGES = ("batch", "layer2d", "group", "group(groups=1)", "instance", "rms2d", "dyt2d")
-ON_TOKENS = ("batch(dim=-1)", "layer", "rms", "dyt")
+ON_TOKENS = ("batch(dim=-1)", "layer", "rms", "dyt", "derf", "seed")
 SHAPES = {"generic": (16, 128, 256), "image": (64, 64, 16, 16), "transformer": (16, 128, 256)}
 
 

@@ -68,7 +68,7 @@ def bibliography_keys(project: Project) -> list[str]:
 
 def gallery(measured: dict[str, dict] | None = None) -> str:
     """Every variant of the catalog: word, equation, drawing, properties, cost where it is `measured`, citation."""
-    from resnorm.catalog import VARIANTS
+    from resnorm.catalog import NOT_BUILT, VARIANTS
 
     parts = [
         "# The variant gallery",
@@ -84,6 +84,8 @@ def gallery(measured: dict[str, dict] | None = None) -> str:
             sentence,
             *(_variant(one, measured or {}) for one in VARIANTS.values() if tag in one.tags),
         ]
+    parts += ["## Not built", "What the literature has and the catalog has not, with the reason.",
+              "\n".join(f"- **{name}**: {reason}" for name, reason in NOT_BUILT.items())]  # fmt: skip
     return "\n\n".join(parts) + "\n"
 
 

@@ -26,7 +26,8 @@ class Variant:
     "generic" (a branch F of any kind), "image" (convolutions), "transformer" (attention and MLP), "stream" (a skip
     across blocks). An option `depth` is
     the number of residual branches of the whole stack, two for a Transformer layer; an option `block` counts them from
-    1 up to a block's own. `stream` carries the skip where it crosses the blocks: a function of the options, and of
+    1 up to a block's own, an option `layer` the layers. `inside` gives the branches A and M their own settings, from
+    the name of the norm. `stream` carries the skip where it crosses the blocks: a function of the options, and of
     `width`, `count` (blocks) and `norm`, that the blocks of one stack share; those variants have the tag "stream".
     """
 
@@ -38,6 +39,7 @@ class Variant:
     options: dict[str, Any] = field(default_factory=dict)
     settings: Callable[..., dict[str, Any]] = lambda **options: {}
     init: str | None = None
+    inside: Callable[[str], dict[str, dict[str, Any]]] = lambda norm: {}
     stream: Callable[..., Stream] | None = None
     tags: tuple[str, ...] = ("generic",)
 
@@ -74,9 +76,8 @@ class Variant:
         """
         letters = {name: value for name, value in letters_and_options.items() if len(name) == 1}
         word = self.spell(**{name: value for name, value in letters_and_options.items() if len(name) > 1})
-        return Block(
-            word, width, **(_example_branches(word, width) | letters | self.settings_for(**letters_and_options))
-        )
+        settings = self.settings_for(**letters_and_options)
+        return Block(word, width, **(_example_branches(word, width, self.inside("layer")) | letters | settings))
 
     def carry(self, width: int, count: int, norm: str = "layer", **options: Any) -> Stream:
         """Build the stream of a stack of `count` blocks, the plain one where the blocks carry their own skip.
@@ -98,13 +99,16 @@ class Variant:
         return {**self.options, **{name: value for name, value in known.items() if name in self.options}, **options}
 
 
-def _example_branches(word: str, width: int) -> dict[str, Any]:
-    """A small branch for every branch letter of a word."""
+def _example_branches(word: str, width: int, inside: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A small branch for every branch letter of a word, with the variant's own settings inside."""
     heads = math.gcd(width, 8)
     kernels = [conv3x3()] * word.count("C")
     if word.count("C") == 3:
         kernels = [conv1x1(width // 4), conv3x3(), conv1x1(width)]
-    examples = {"F": mlp(), "M": mlp(), "A": attention(heads), "X": cross_attention(heads), "C": kernels}
+    of = {letter: inside.get(letter, {}) for letter in "AM"}
+    examples = {
+        "F": mlp(), "M": mlp(**of["M"]), "A": attention(heads, **of["A"]), "X": cross_attention(heads), "C": kernels,
+    }  # fmt: skip
     return {letter: examples[letter] for letter in examples if letter in word}
 
 
@@ -433,6 +437,15 @@ _ALL = (
         tags=IMAGE,
     ),
     Variant(
+        "layernorm_scaling",
+        "LayerNorm Scaling",
+        "nsFa",
+        "Pre-Norm whose norms are divided by the square root of the layer's number.",
+        "sun2025curse",
+        options={"layer": 12, "dim": -1},
+        settings=lambda layer, dim: {"s": layer_scale(layer**-0.5, dim, learn=False)},
+    ),
+    Variant(
         "encoder_pre",
         "Encoder layer, Pre-Norm",
         "nAa nMa",
@@ -479,6 +492,44 @@ _ALL = (
         "The stream moves on a sphere, a learned step towards each normalised branch.",
         "loshchilov2024ngpt",
         settings=lambda: {"l": lerp()},
+        tags=TRANSFORMER,
+    ),
+    Variant(
+        "mix_ln",
+        "Mix-LN",
+        lambda share, block, depth: "Aan Man" if block <= share * depth else "nAa nMa",
+        "The first quarter of the layers are Post-Norm, the others Pre-Norm.",
+        "li2025mix",
+        options={"share": 0.25, "block": 12, "depth": 12},
+        settings=lambda share, block, depth: {},
+        tags=TRANSFORMER,
+    ),
+    Variant(
+        "sub_ln",
+        "Sub-LN (Magneto)",
+        "nAa nMa",
+        "Pre-Norm with a second norm inside each branch, before the matrix that writes into the stream.",
+        "wang2022magneto",
+        init="magneto",
+        inside=lambda norm: {"A": {"inner_norm": norm}, "M": {"inner_norm": norm}},
+        tags=TRANSFORMER,
+    ),
+    Variant(
+        "normformer",
+        "NormFormer",
+        "nAna nMa",
+        "Pre-Norm with a norm behind the attention, a learned scale for each head, and a norm inside the MLP.",
+        "shleifer2021normformer",
+        inside=lambda norm: {"A": {"head_scale": True}, "M": {"inner_norm": norm}},
+        tags=TRANSFORMER,
+    ),
+    Variant(
+        "olmo2",
+        "OLMo 2",
+        "Ana Mna",
+        "Residual post-norm, and a norm on the queries and the keys.",
+        "olmo2025two",
+        inside=lambda norm: {"A": {"query_key_norm": norm}},
         tags=TRANSFORMER,
     ),
     Variant(
@@ -532,6 +583,18 @@ _ALL = (
 )
 
 VARIANTS: dict[str, Variant] = {one.name: one for one in _ALL}
+
+# What the literature has and the catalog has not, each with the reason; the gallery prints it.
+NOT_BUILT: dict[str, str] = {
+    "Admin": "its scales come from a pass over the data before training, which a rule of initialisation does not see.",
+    "HybridNorm": "its sources disagree on whether the norm of the MLP stands before the branch or after the addition.",
+    "NF-ResNet": "the divisor of each branch is predicted for the whole network, across the changes of width.",
+    "ProRes": "the factor of a branch grows with the training step, which a block does not know.",
+    "SiameseNorm": "we know it from a secondary source only, which leaves open what its factor stands on.",
+    "Value residual (ResFormer)": "the values of the first layer would have to leave their branch.",
+    "SpanNorm, FuseNorm, MUDDFormer, Frac-Connections, Deep Delta Learning, ANCRe": "we have read about them, but not their "
+    "equations in a source that we trust.",
+}
 
 
 def variant(name: str) -> Variant:

@@ -96,6 +96,18 @@ def deepnorm(module: nn.Module, beta: float) -> None:
     xavier(module, value=beta, output=beta, hidden=beta, kernel=beta)
 
 
+def magneto(module: nn.Module, depth: int) -> None:
+    r"""Xavier with the gain $\sqrt{\ln 2N}$ on the MLP, the values and the outputs, and 1 on queries and keys.
+
+    `depth`: the number of residual branches of the stack, $2N$. The second half of Sub-LN: its norms inside the branches
+    let the weights be larger than DeepNorm's. Raises `ValueError` below 2 branches. Citation: wang2022magneto.
+    """
+    if depth < 2:
+        raise ValueError(f"magneto: depth={depth}; its gain is 0 below 2 residual branches")
+    gain = math.log(depth) ** 0.5
+    xavier(module, value=gain, output=gain, hidden=gain, kernel=gain)
+
+
 def unit_gain(module: nn.Module) -> None:
     r"""Make every ReLU branch keep the mean square of its input: $E\,F(x)^2 = E\,x^2$, with F(x) of mean 0 and
     uncorrelated with x.
@@ -196,6 +208,7 @@ RULES: dict[str, Callable[[nn.Module, int], None]] = {
     "he": lambda module, depth: he(module),
     "xavier": lambda module, depth: xavier(module),
     "deepnorm": lambda module, depth: deepnorm(module, deepnorm_beta(depth)),
+    "magneto": magneto,
     "fixup": fixup,
     "unit_gain": lambda module, depth: unit_gain(module),
     "zero_last_gain": lambda module, depth: zero_last_gain(module),

@@ -7,7 +7,7 @@ r"""What the lower-case letters stand for: the merges, the glue, and how a setti
 | `l` | `Lerp` | $x + \alpha \odot (h - x)$ | `lerp(alpha, learn, dim)` |
 | `d` | `Dropout` | single values set to zero | `dropout(rate)` |
 | `p` | `DropPath` | whole branches set to zero | `drop_path(rate)` |
-| `s` | `LayerScale` | $\operatorname{diag}(\lambda)\, h$ | `layer_scale(init, dim)` |
+| `s` | `LayerScale` | $\operatorname{diag}(\lambda)\, h$ | `layer_scale(init, dim, learn)` |
 | `n` | see `resnorm.norms` | | `"layer"`, `"group(groups=4)"` |
 | `r` | an activation | | `"relu"`, `"gelu"`, `"silu"`, `"tanh"`, `"identity"` |
 """
@@ -203,16 +203,17 @@ class DropPath(nn.Module):
 class LayerScale(nn.Module):
     r"""Scale every feature of the branch by a learned gain that starts small: $y = \operatorname{diag}(\lambda)\, h$.
 
+    With `learn=False` the gain is one fixed number.
     Shapes: (..., features) with `dim=-1`, (batch, features, ...) with `dim=1`; output the same. Citation: touvron2021going.
     """
 
-    def __init__(self, width: int, init: float = 1e-5, dim: int = -1):
+    def __init__(self, width: int, init: float = 1e-5, dim: int = -1, learn: bool = True):
         super().__init__()
         self.dim = dim
-        self.gain = nn.Parameter(torch.full((width,), float(init)))
+        self.gain = nn.Parameter(torch.full((width,), float(init))) if learn else float(init)
 
     def forward(self, h: Tensor) -> Tensor:
-        return h * _along(self.gain, self.dim, h)
+        return h * (self.gain if isinstance(self.gain, float) else _along(self.gain, self.dim, h))
 
 
 class Dropout(nn.Dropout):
@@ -284,9 +285,9 @@ def drop_path(rate: float):
     return partial(DropPath, rate=rate)
 
 
-def layer_scale(init: float = 1e-5, dim: int = -1):
-    """Set the letter `s`: a learned gain for every feature; `dim=1` for images. See `LayerScale`."""
-    return partial(LayerScale, init=init, dim=dim)
+def layer_scale(init: float = 1e-5, dim: int = -1, learn: bool = True):
+    """Set the letter `s`: a learned gain for every feature, or a fixed one; `dim=1` for images. See `LayerScale`."""
+    return partial(LayerScale, init=init, dim=dim, learn=learn)
 
 
 NAMED: dict[str, dict[str, Callable[..., Any]]] = {

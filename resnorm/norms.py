@@ -23,6 +23,8 @@ Others stand in a norm's place, so that the same word can be built with them:
 |---------------|--------------------------------------------|--------------------|----------------------|
 | `dyt`         | $\gamma \tanh(\alpha x) + \beta$, by the last axis | the same     | zhu2025transformers  |
 | `dyt2d`       | the same, by channel                       | the same           | zhu2025transformers  |
+| `derf`        | $\gamma \operatorname{erf}(\alpha x + s) + \beta$, by the last axis | the same | chen2026stronger |
+| `seed`        | `rms` with a gain that depends on x        | the same           | cai2026seednorm      |
 | `noisy_batch` | `batch`, then noise that changes every step | `batch`, no noise | santurkar2018how     |
 | `scalar_bias` | $x + b$, one learned number                | the same           | zhang2019fixup       |
 | `none`        | $x$                                        | the same           |                      |
@@ -259,8 +261,12 @@ class DynamicTanh(nn.Module):
         self.weight = nn.Parameter(torch.ones(width)) if affine else None
         self.bias = nn.Parameter(torch.zeros(width)) if affine else None
 
+    def squash(self, x: Tensor) -> Tensor:
+        """The bounded function of every value by itself."""
+        return torch.tanh(self.alpha * x)
+
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.tanh(self.alpha * x)
+        y = self.squash(x)
         if self.weight is None:
             return y
         shape = (-1,) if self.axis == -1 else (-1,) + (1,) * (x.dim() - 2)
@@ -274,6 +280,47 @@ class DynamicTanh2d(DynamicTanh):
     """
 
     axis = 1
+
+
+class DynamicErf(DynamicTanh):
+    r"""Squash every value by itself with the error function: $y = \gamma \operatorname{erf}(\alpha x + s) + \beta$ (Derf).
+
+    $\alpha$ and s are one learned number each for the whole layer; s starts at 0. Near 0 the slope is
+    $2\alpha/\sqrt\pi$, that of a tanh of $1.13\,\alpha x$; the ends are reached sooner.
+    Shapes: input and output (..., features). Raises `ValueError` for an `alpha` that is not above 0.
+    Citation: chen2026stronger.
+    """
+
+    def __init__(self, width: int, alpha: float = 0.5, affine: bool = True):
+        super().__init__(width, alpha, affine)
+        self.shift = nn.Parameter(torch.zeros(()))
+
+    def squash(self, x: Tensor) -> Tensor:
+        return torch.erf(self.alpha * x + self.shift)
+
+
+class SeeDNorm(nn.Module):
+    r"""Divide by the root mean square, and let the gain depend on the input before that division.
+
+    $$y = \big[\tanh(x^\top \beta)\, \alpha + \gamma\big] \odot \frac{x}{\sqrt{\operatorname{mean}_d x_d^2 + \varepsilon}}$$
+
+    $\alpha, \beta, \gamma$ are learned vectors that start at 1, 0 and 1: at first this is the RMS norm. Through
+    $x^\top \beta$ the size of x, which every norm forgets, comes back into the gain.
+    Shapes: input and output (..., features). Citation: cai2026seednorm.
+    """
+
+    def __init__(self, width: int, eps: float = 1e-6, affine: bool = True):
+        super().__init__()
+        self.eps = eps
+        self.alpha = nn.Parameter(torch.ones(width)) if affine else None
+        self.beta = nn.Parameter(torch.zeros(width)) if affine else None
+        self.weight = nn.Parameter(torch.ones(width)) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.rms_norm(x, x.shape[-1:], eps=self.eps)
+        if self.weight is None:
+            return y
+        return ((torch.tanh(x @ self.beta).unsqueeze(-1) * self.alpha + self.weight) * y).to(y.dtype)
 
 
 class ScalarBias(nn.Module):
@@ -308,9 +355,14 @@ NORMS: dict[str, Callable[..., nn.Module]] = {
     "rms2d": RMSNorm2d,
     "dyt": DynamicTanh,
     "dyt2d": DynamicTanh2d,
+    "derf": DynamicErf,
+    "seed": SeeDNorm,
     "scalar_bias": ScalarBias,
     "none": NoNorm,
 }
+
+# These work along the last axis, which is the features of a token, and the width of an image.
+LAST_AXIS = ("layer", "rms", "dyt", "derf", "seed")
 
 
 def norm(name: str, width: int, **options) -> nn.Module:
@@ -318,7 +370,7 @@ def norm(name: str, width: int, **options) -> nn.Module:
 
     `name`: a key of `NORMS`, or its string form with options, `"group(groups=4)"`; `width`: the number of channels or features.
     Options: `eps`; `affine` (learn $\gamma$ and $\beta$); `groups` (group); `momentum` and `dim` (batch);
-    `noise` (noisy_batch); `alpha` (dyt).
+    `noise` (noisy_batch); `alpha` (dyt, derf).
     Raises `ValueError` for an unknown name or an impossible setting, `TypeError` for an option that the normaliser lacks.
     """
     name, written = call_form(name)

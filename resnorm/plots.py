@@ -640,13 +640,12 @@ def _shared_statistic(name: str, samples: int = 4, channels: int = 6, side: int 
     """True where the output at sample 0, channel 0, last position depends on: (samples, channels, positions)."""
     import torch
 
-    from resnorm.norms import call_form, norm
+    from resnorm.norms import LAST_AXIS, call_form, norm
 
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(samples, channels, side, side, generator=generator, dtype=torch.float64, requires_grad=True)
     module = norm(name, channels).double()
-    # These normalise the last axis: an image is given to them as a row of tokens.
-    tokens = call_form(name)[0] in ("layer", "rms", "dyt")
+    tokens = call_form(name)[0] in LAST_AXIS  # an image is given to them as a row of tokens
     y = module(x.movedim(1, -1)).movedim(-1, 1) if tokens else module(x)
     (gradient,) = torch.autograd.grad(y[0, 0, -1, -1], x)
     return (gradient != 0).flatten(2)

@@ -227,7 +227,7 @@ def test_a_warning_fails_and_a_page_reads_offline(project):
 
 
 def test_gallery_shows_every_variant():
-    from resnorm import VARIANTS
+    from resnorm.catalog import NOT_BUILT, VARIANTS
 
     text = pages.gallery()
     for variant in VARIANTS.values():
@@ -237,6 +237,8 @@ def test_gallery_shows_every_variant():
             and f"`{variant.spell()}`" in text
         )
     assert text.count("<svg") == len(VARIANTS)
+    for name in NOT_BUILT:
+        assert f"- **{name}**: " in text
 
 
 def test_ledger_shows_every_claim(project):

@@ -19,7 +19,9 @@ FACTORIES = {
     "conv standard": conv1x1(6, weight="standard"),
     "attention": attention(2),
     "cross_attention": cross_attention(2, memory_width=5),
+    "attention with norms": attention(2, query_key_norm="rms", inner_norm="layer", head_scale=True),
     "mlp": mlp(2),
+    "mlp with a norm": mlp(2, inner_norm="layer"),
     "swiglu": mlp(2, "swiglu"),
     "linear": linear(6),
 }
@@ -62,7 +64,9 @@ def test_roles_are_views_that_cover_every_parameter(name):
         for _, tensor in branch.roles():
             tensor.fill_(7.0)
     untouched = {key for key, parameter in branch.named_parameters() if not (parameter == 7).all()}
-    assert untouched == ({"gain"} if name == "conv norm" else set())
+    gains = {key for key in untouched if "norm" in key or key == "head_scale"}  # these start at 1 or 0, whatever the rule
+    assert bool(gains) == ("with" in name)
+    assert untouched - gains == ({"gain"} if name == "conv norm" else set())
 
 
 @pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 1, 1), (3, 1, 2), (3, 2, 1), (7, 2, 4)])
@@ -252,3 +256,28 @@ def test_attention_is_written_out_only_where_that_is_faster(monkeypatch):
         assert not calls
         branch(x)
     assert calls
+
+
+def test_the_norms_inside_a_branch_are_their_equation():
+    """Queries and keys over their whole width, the heads' scales and the inner norm before the output matrix."""
+    torch.manual_seed(0)
+    branch = attention(2, causal=True, query_key_norm="rms", inner_norm="layer", head_scale=True)(6)
+    hidden = mlp(2, inner_norm="layer")(6)
+    with torch.no_grad():
+        for parameter in (*branch.parameters(), *hidden.parameters()):
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    x = torch.randn(3, 5, 6)
+    query, key, value = branch.query_key_value(x).chunk(3, -1)
+    query = F.rms_norm(query, (6,), branch.query_norm.weight, 1e-6)
+    key = F.rms_norm(key, (6,), branch.key_norm.weight, 1e-6)
+    heads = []
+    for i, scale in enumerate(branch.head_scale.flatten()):
+        own = slice(3 * i, 3 * i + 3)
+        scores = query[..., own] @ key[..., own].mT / 3**0.5
+        heads.append(scale * scores.masked_fill(~PAST, float("-inf")).softmax(-1) @ value[..., own])
+    h = F.layer_norm(torch.cat(heads, -1), (6,), branch.inner_norm.weight, branch.inner_norm.bias)
+    torch.testing.assert_close(branch(x), branch.output(h))
+    h = F.layer_norm(F.relu(hidden.hidden(x)), (12,), hidden.inner_norm.weight, hidden.inner_norm.bias)
+    torch.testing.assert_close(hidden(x), hidden.output(h))
+    crossed = cross_attention(2, query_key_norm="rms", inner_norm="layer", head_scale=True)(6)
+    assert crossed(x, torch.randn(3, 4, 6)).shape == x.shape

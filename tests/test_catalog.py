@@ -64,6 +64,11 @@ ORACLES = {
     "conv_norm_act_add": lambda x, C, n, a: x + r(n(C(x))),
     "conv_act_norm_add": lambda x, C, n, a: x + n(r(C(x))),
     "densenet": lambda x, n1, C1, n2, C2, c: torch.cat([x, C2(r(n2(C1(r(n1(x))))))], dim=1),
+    "layernorm_scaling": lambda x, n, s, F, a: x + F(n(x) / 12 ** (1 / 2)),
+    "mix_ln": lambda x, n1, A, a1, n2, M, a2: (y := x + A(n1(x))) + M(n2(y)),  # of a late layer
+    "sub_ln": lambda x, n1, A, a1, n2, M, a2: (y := x + A(n1(x))) + M(n2(y)),
+    "normformer": lambda x, n1, A, n2, a1, n3, M, a2: (y := x + n2(A(n1(x)))) + M(n3(y)),
+    "olmo2": lambda x, A, n1, a1, M, n2, a2: (y := x + n1(A(x))) + n2(M(y)),
     "encoder_pre": lambda x, n1, A, a1, n2, M, a2: (y := x + A(n1(x))) + M(n2(y)),
     "encoder_post": lambda x, A, a1, n1, M, a2, n2: n2((y := n1(x + A(x))) + M(y)),
     "encoder_b2t": lambda x, A, a1, n1, M, a2, n2: n2((y := n1(x + A(x))) + M(y) + x),
@@ -290,6 +295,7 @@ def test_a_variant_describes_itself(name):
     assert one.init is None or one.init in init.RULES
     assert set(one.spell()) & set(BRANCHES)
     assert set(inspect.signature(one.settings).parameters) in (set(one.options), {"options"})
+    assert set(one.inside("layer")) <= set("AM")
     bibliography = Path(__file__).parents[1] / "book" / "references.bib"
     assert re.search(rf"^@\w+{{{one.cite},", bibliography.read_text(), re.MULTILINE), (
         f"{one.cite} is not in the bibliography"

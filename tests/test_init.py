@@ -70,6 +70,17 @@ def test_deepnorm_scales_what_is_written_and_not_what_is_compared():
     assert measured["hidden"][0] == pytest.approx(0.25 * xavier_std(WIDTH, 2 * WIDTH), rel=0.03)
 
 
+def test_magneto_enlarges_what_deepnorm_shrinks():
+    block, square = encoder(), xavier_std(WIDTH, WIDTH)
+    init.initialise(block, "magneto", 24)
+    measured, gain = spreads(block), math.log(24) ** 0.5
+    assert measured["query"][0] == pytest.approx(square, rel=0.03)
+    for role in ("value", "output"):
+        assert measured[role][0] == pytest.approx(gain * square, rel=0.03)
+    with pytest.raises(ValueError, match="magneto: depth=1"):
+        init.magneto(block, 1)
+
+
 @pytest.mark.parametrize(("mode", "fan"), [("fan_out", 48 * 9), ("fan_in", 32 * 9)])
 def test_he_reads_fan_out_or_fan_in_of_kernels_and_shortcuts(mode, fan):
     block = Block("Ca", 32, C=conv3x3(48, stride=2), a=add(shortcut="projection", stride=2))

@@ -12,15 +12,16 @@ from torch import nn
 from resnorm import init
 from resnorm.branches import Convolution
 from resnorm.catalog import VARIANTS
-from resnorm.letters import DropPath
+from resnorm.letters import DropPath, LayerScale
 from resnorm.models import MODELS, build, cifar_resnet, mlp_stack, resnet, transformer_lm
+from resnorm.norms import RMSNorm
 from resnorm.words import Block
 
 IMAGES, SEQUENCES = dict(inputs=1, size=8, classes=10), dict(vocabulary=11, context=6, symbols="0123456789 ")
 GENERIC = [name for name, one in VARIANTS.items() if "generic" in one.tags]
 CONVOLUTIONAL = [name for name, one in VARIANTS.items() if "image" in one.tags and name != "densenet"]
 STREAMS = [name for name, one in VARIANTS.items() if "stream" in one.tags]
-LAYERS = ["encoder_pre", "encoder_post", "encoder_b2t", "ngpt"]
+LAYERS = [name for name, one in VARIANTS.items() if "transformer" in one.tags and "X" not in one.spell()]
 BUILDS = (
     [("mlp_stack", name, dict(depth=3, width=16)) for name in GENERIC + STREAMS]
     + [("cifar_resnet", name, dict(depth=8, width=8)) for name in GENERIC]
@@ -127,6 +128,26 @@ def test_fixup_starts_with_a_classifier_of_zeros_and_identities(build_model):
     block, gain = model.stack.blocks[0], model.stack.blocks[0].get_parameter("1_a.gain")
     x = torch.randn(2, *(16, 4, 4) if "cifar" in str(build_model) else (64,))
     assert torch.equal(block(x), x) and gain == 1
+
+
+def test_mix_ln_is_post_norm_first_and_pre_norm_after():
+    stack = transformer_lm(vocabulary=5, depth=8, width=16, variant="mix_ln").stack
+    assert [block.word for block in stack.blocks] == ["Aan Man"] * 2 + ["nAa nMa"] * 6 and stack.last is not None
+    half = transformer_lm(vocabulary=5, depth=8, width=16, variant="mix_ln", share=0.5).stack
+    assert [block.word for block in half.blocks].count("Aan Man") == 4
+
+
+def test_layernorm_scaling_counts_layers_and_not_branches():
+    model = transformer_lm(vocabulary=5, depth=4, width=16, variant="layernorm_scaling")
+    found = [part.gain for part in model.stack.modules() if isinstance(part, LayerScale)]
+    assert found == pytest.approx([layer**-0.5 for layer in (1, 1, 2, 2, 3, 3, 4, 4)])
+
+
+def test_variants_with_norms_inside_their_branches_have_the_model_s_norm_there():
+    for variant, inside in (("sub_ln", ["inner_norm"]), ("normformer", ["inner_norm"]), ("olmo2", ["query_norm", "key_norm"])):
+        model = transformer_lm(vocabulary=5, depth=2, width=16, variant=variant, norm="rms")
+        named = [(name, part) for name, part in model.stack.named_modules() if name.rpartition(".")[2] in inside]
+        assert named and all(type(part) is RMSNorm for _, part in named), variant
 
 
 def test_a_shortcut_that_changes_shape_is_padded_and_then_scaled_gated_or_dropped():

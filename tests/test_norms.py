@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from resnorm.norms import NORMS, adaptive_instance_norm, call_form, norm, weight_norm, weight_standardisation
+from resnorm.norms import LAST_AXIS, NORMS, adaptive_instance_norm, call_form, norm, weight_norm, weight_standardisation
 
 AXES = {"batch": (0, 2, 3), "layer": (3,), "layer2d": (1,), "instance": (2, 3), "rms": (3,), "rms2d": (1,)}
 SHAPE = (4, 8, 6, 8)
@@ -39,17 +39,17 @@ def test_layer_norm_over_channels_is_not_one_group():
 @pytest.mark.parametrize("name", [name for name in NORMS if name not in ("none", "scalar_bias", "noisy_batch")])
 def test_the_affine_map_is_one_gain_and_one_bias_a_channel(name):
     module = norm(name, 8)
-    shape = (8,) if name in ("layer", "rms", "dyt") else (8, 1, 1)
+    shape = (8,) if name in LAST_AXIS else (8, 1, 1)
     x, gain = torch.randn(SHAPE), torch.arange(1.0, 9.0)
     expected = module(x) * gain.view(shape)
     with torch.no_grad():
         module.weight.copy_(gain)
-        if not name.startswith("rms"):
+        if not name.startswith("rms") and name != "seed":
             module.bias.copy_(-gain)
             expected = expected - gain.view(shape)
     torch.testing.assert_close(module(x), expected, atol=1e-5, rtol=1e-5)
     left = [key for key, _ in norm(name, 8, affine=False).named_parameters()]
-    assert left == (["alpha"] if name.startswith("dyt") else [])
+    assert left == {"dyt": ["alpha"], "dyt2d": ["alpha"], "derf": ["alpha", "shift"]}.get(name, [])
 
 
 def test_what_stands_in_a_norms_place():
@@ -60,8 +60,24 @@ def test_what_stands_in_a_norms_place():
     torch.testing.assert_close(shift(x), x + 0.7)
     torch.testing.assert_close(norm("dyt", 8, alpha=0.3)(x), torch.tanh(0.3 * x))
     torch.testing.assert_close(norm("dyt2d(alpha=2.0)", 8)(x), torch.tanh(2 * x))
-    with pytest.raises(ValueError, match="alpha=0; .* give a number above 0"):
-        norm("dyt", 8, alpha=0)
+    derf = norm("derf", 8, alpha=0.3)
+    torch.nn.init.constant_(derf.shift, 0.2)
+    torch.testing.assert_close(derf(x), torch.erf(0.3 * x + 0.2))
+    for name in ("dyt", "derf"):
+        with pytest.raises(ValueError, match="alpha=0; .* give a number above 0"):
+            norm(name, 8, alpha=0)
+
+
+def test_seednorm_is_the_rms_norm_with_a_gain_that_sees_the_input():
+    x = 3 * torch.randn(4, 5, 8)
+    module = norm("seed", 8)
+    torch.testing.assert_close(module(x), norm("rms", 8)(x))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    gain = module.alpha * torch.tanh((x * module.beta).sum(-1, keepdim=True)) + module.weight
+    torch.testing.assert_close(module(x), gain * norm("rms", 8)(x))
+    assert not torch.allclose(module(2 * x), module(x))
 
 
 def test_batch_norm_uses_running_statistics_in_eval_only():

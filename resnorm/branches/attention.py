@@ -1,4 +1,8 @@
-"""Self-attention and cross-attention, by `torch.nn.functional.scaled_dot_product_attention` wherever that is the fast one."""
+r"""Self-attention and cross-attention, by `torch.nn.functional.scaled_dot_product_attention` wherever that is the fast one.
+
+Three norms may stand inside: `query_key_norm` on the queries and the keys (QK-norm), `inner_norm` before the output
+matrix (Sub-LN), and `head_scale`, one learned number a head that starts at 1 (NormFormer).
+"""
 
 from functools import partial
 
@@ -6,20 +10,28 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from resnorm.norms import norm
+
 
 class _Attention(nn.Module):
-    """What both attentions share: heads, the mask and the output matrix."""
+    """What both attentions share: heads, the mask, the norms inside and the output matrix."""
 
-    def __init__(self, width, heads, causal, dropout, bias):
+    def __init__(self, width, heads, causal, dropout, bias, query_key_norm, inner_norm, head_scale):
         super().__init__()
         if heads < 1 or width % heads:
             raise ValueError(f"attention: heads={heads} does not divide the width {width}; use a divisor of {width}")
         if not 0 <= dropout < 1:
             raise ValueError(f"attention: dropout={dropout} is not a rate; use 0 <= dropout < 1")
         self.out_width, self.heads, self.causal, self.dropout = width, heads, causal, dropout
+        self.query_norm = None if query_key_norm is None else norm(query_key_norm, width)
+        self.key_norm = None if query_key_norm is None else norm(query_key_norm, width)
+        self.head_scale = nn.Parameter(torch.ones(heads, 1, 1)) if head_scale else None
+        self.inner_norm = None if inner_norm is None else norm(inner_norm, width)
         self.output = nn.Linear(width, width, bias=bias)
 
     def attend(self, query, key, value, mask):
+        if self.query_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
         # (batch, tokens, width) -> (batch, heads, tokens, width / heads)
         query, key, value = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (query, key, value))
         causal = self.causal
@@ -34,7 +46,10 @@ class _Attention(nn.Module):
         rate = self.dropout if self.training else 0.0
         attention = _written_out if written_out else F.scaled_dot_product_attention
         h = attention(query, key, value, attn_mask=mask, dropout_p=rate, is_causal=causal)
-        return self.output(h.transpose(1, 2).flatten(-2))
+        if self.head_scale is not None:
+            h = h * self.head_scale.to(h.dtype)
+        h = h.transpose(1, 2).flatten(-2)
+        return self.output(h if self.inner_norm is None else self.inner_norm(h))
 
 
 def _written_out(query, key, value, attn_mask, dropout_p, is_causal):
@@ -60,13 +75,19 @@ class SelfAttention(_Attention):
 
     $d$ is the width of a head, $m$ the mask: a boolean (True = may attend) or a float that is added to the scores.
     With `causal`, a token attends to itself and to earlier tokens only, whatever the mask allows.
+    `query_key_norm` normalises $Q$ and $K$ over their whole width, before the heads are split; `inner_norm` and
+    `head_scale` act on the heads' outputs, before $W_O$. Each is None, or False, unless it is asked for.
 
     Shapes: x and output (batch, tokens, width), mask broadcasts to (batch, heads, tokens, tokens).
-    Raises `ValueError` where the heads do not divide the width. Citation: vaswani2017attention.
+    Raises `ValueError` where the heads do not divide the width.
+    Citation: vaswani2017attention; olmo2025two (QK-norm), wang2022magneto (Sub-LN), shleifer2021normformer (head scale).
     """
 
-    def __init__(self, width, heads=8, causal=False, dropout=0.0, bias=True):
-        super().__init__(width, heads, causal, dropout, bias)
+    def __init__(
+        self, width, heads=8, causal=False, dropout=0.0, bias=True, query_key_norm=None, inner_norm=None,
+        head_scale=False,
+    ):  # fmt: skip
+        super().__init__(width, heads, causal, dropout, bias, query_key_norm, inner_norm, head_scale)
         self.query_key_value = nn.Linear(width, 3 * width, bias=bias)
 
     def forward(self, x, mask=None):
@@ -90,11 +111,15 @@ class CrossAttention(_Attention):
 
     Shapes: x and output (batch, tokens, width), memory (batch, memory tokens, memory_width), mask broadcasts to
     (batch, heads, tokens, memory tokens).
+    The norms inside are those of `SelfAttention`.
     Raises `ValueError` where the heads do not divide the width. Citation: vaswani2017attention.
     """
 
-    def __init__(self, width, heads=8, memory_width=None, dropout=0.0, bias=True):
-        super().__init__(width, heads, False, dropout, bias)
+    def __init__(
+        self, width, heads=8, memory_width=None, dropout=0.0, bias=True, query_key_norm=None, inner_norm=None,
+        head_scale=False,
+    ):  # fmt: skip
+        super().__init__(width, heads, False, dropout, bias, query_key_norm, inner_norm, head_scale)
         self.query = nn.Linear(width, width, bias=bias)
         self.key_value = nn.Linear(width if memory_width is None else memory_width, 2 * width, bias=bias)
 
@@ -110,11 +135,14 @@ class CrossAttention(_Attention):
             yield from (("bias", self.query.bias), ("bias", self.key_value.bias), ("bias", self.output.bias))
 
 
-def attention(heads=8, causal=False, dropout=0.0, bias=True):
-    """Return a factory of `SelfAttention`."""
-    return partial(SelfAttention, heads=heads, causal=causal, dropout=dropout, bias=bias)
+def attention(heads=8, causal=False, dropout=0.0, bias=True, **inside):
+    """Return a factory of `SelfAttention`; `inside`: its `query_key_norm`, `inner_norm` and `head_scale`."""
+    return partial(SelfAttention, heads=heads, causal=causal, dropout=dropout, bias=bias, **inside)
 
 
-def cross_attention(heads=8, memory_width=None, dropout=0.0, bias=True):
-    """Return a factory of `CrossAttention`; a block passes the memory on as `block(x, X=dict(memory=z))`."""
-    return partial(CrossAttention, heads=heads, memory_width=memory_width, dropout=dropout, bias=bias)
+def cross_attention(heads=8, memory_width=None, dropout=0.0, bias=True, **inside):
+    """Return a factory of `CrossAttention`; a block passes the memory on as `block(x, X=dict(memory=z))`.
+
+    `inside`: its `query_key_norm`, `inner_norm` and `head_scale`.
+    """
+    return partial(CrossAttention, heads=heads, memory_width=memory_width, dropout=dropout, bias=bias, **inside)

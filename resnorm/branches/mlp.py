@@ -5,6 +5,8 @@ from functools import partial
 import torch.nn.functional as F
 from torch import nn
 
+from resnorm.norms import norm
+
 ACTIVATIONS = ("relu", "gelu", "swiglu")
 
 
@@ -13,12 +15,13 @@ class MLP(nn.Module):
 
     $$W_2\, \phi(W_1 x) \qquad \text{or, with SwiGLU,} \qquad W_2\, (\operatorname{silu}(W_1 x) \odot V x)$$
 
+    `inner_norm`: the name of a norm of the hidden layer, before $W_2$; None for no norm.
     Shapes: x (..., width), output (..., out).
     Raises `ValueError` for an unknown activation and for a hidden layer without units.
-    Citation: vaswani2017attention, shazeer2020glu (SwiGLU).
+    Citation: vaswani2017attention, shazeer2020glu (SwiGLU), wang2022magneto (inner norm).
     """
 
-    def __init__(self, width, expansion=4, activation="relu", dropout=0.0, bias=True, out=None):
+    def __init__(self, width, expansion=4, activation="relu", dropout=0.0, bias=True, out=None, inner_norm=None):
         super().__init__()
         units = round(expansion * width)
         if activation not in ACTIVATIONS:
@@ -30,6 +33,7 @@ class MLP(nn.Module):
         self.out_width = width if out is None else out
         self.activation = activation
         self.hidden = nn.Linear(width, 2 * units if activation == "swiglu" else units, bias=bias)
+        self.inner_norm = None if inner_norm is None else norm(inner_norm, units)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(units, self.out_width, bias=bias)
 
@@ -42,6 +46,8 @@ class MLP(nn.Module):
         else:
             gate, h = h.chunk(2, dim=-1)
             h = F.silu(gate) * h
+        if self.inner_norm is not None:
+            h = self.inner_norm(h)
         return self.output(self.dropout(h))
 
     def roles(self):
@@ -67,9 +73,11 @@ class Linear(nn.Linear):
             yield "bias", self.bias
 
 
-def mlp(expansion=4, activation="relu", dropout=0.0, bias=True, out=None):
+def mlp(expansion=4, activation="relu", dropout=0.0, bias=True, out=None, inner_norm=None):
     """Return a factory of `MLP`."""
-    return partial(MLP, expansion=expansion, activation=activation, dropout=dropout, bias=bias, out=out)
+    return partial(
+        MLP, expansion=expansion, activation=activation, dropout=dropout, bias=bias, out=out, inner_norm=inner_norm
+    )
 
 
 def linear(out=None, bias=True):

@@ -12,7 +12,7 @@ KINDS = ("metrics", "curves", "probes")
 # What the papers write for a norm behind a merge; the plan or the chapter says over which axes.
 _NORMS = {
     "batch": "BN", "layer": "LN", "layer2d": "LN", "group": "GN", "instance": "IN", "rms": "RMSNorm", "rms2d": "RMSNorm",
-    "dyt": "DyT", "dyt2d": "DyT",
+    "dyt": "DyT", "dyt2d": "DyT", "derf": "Derf", "seed": "SeeDNorm",
 }  # fmt: skip
 _OWN_COLUMNS = {"experiment", "label", "status", "step", "epoch", "split", "block", "metric", "value"}
 _PROBE_KEYS = ("step", "epoch", "block")

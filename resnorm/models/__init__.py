@@ -43,7 +43,7 @@ def build(name: str, task: dict[str, Any], **options: Any) -> nn.Module:
         catalog.VARIANTS.get(options.get("variant", signature["variant"].default)) if "variant" in signature else None
     )
     allowed = [key for key in signature if key not in ("options", *needed)]
-    allowed += [key for key in (chosen.options if chosen else ()) if key not in ("depth", "dim", "block")]
+    allowed += [key for key in (chosen.options if chosen else ()) if key not in ("depth", "dim", "block", "layer")]
     for key in options:
         if key not in (*allowed, *needed):
             raise ValueError(f"the model {name!r} has no option {key!r}; allowed: {', '.join(allowed)}")

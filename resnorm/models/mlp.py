@@ -49,7 +49,7 @@ def mlp_stack(
     chosen = catalog.variant(variant)
     if depth < 1:
         raise ValueError(f"mlp_stack: depth={depth}; it needs at least one block")
-    known = [chosen.complete(options, depth=depth, dim=-1, block=block) for block in range(1, depth + 1)]
+    known = [chosen.complete(options, depth=depth, dim=-1, block=block, layer=block) for block in range(1, depth + 1)]
     word = chosen.spell(**known[0])
     if set(word) & set(BRANCHES) != {"F"}:
         raise ValueError(f"mlp_stack takes a generic variant, with the branch F; {variant!r} is {word!r}")

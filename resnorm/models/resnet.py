@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from resnorm import catalog, init
 from resnorm.branches import Convolution, conv1x1, conv3x3
 from resnorm.letters import add
-from resnorm.norms import call_form
+from resnorm.norms import LAST_AXIS, call_form
 from resnorm.norms import norm as build_norm
 from resnorm.streams import Stack
 from resnorm.words import BRANCHES, Block
@@ -38,7 +38,7 @@ def _kernels(count: int, width: int, stride: int, weight: str | None) -> list:
 
 
 def _image_norm(norm: str) -> None:
-    if isinstance(norm, str) and call_form(norm)[0] in ("layer", "rms", "dyt"):
+    if isinstance(norm, str) and call_form(norm)[0] in LAST_AXIS:
         raise ValueError(
             f"norm={norm!r} works along the last axis, which is the width of an image; use 'layer2d', 'rms2d' or 'dyt2d' "
             "(along the channels of a pixel) or 'group(groups=1)' (over channels and pixels)"
@@ -107,7 +107,9 @@ def cifar_resnet(
     _image_norm(norm)
     _image_norm(merge_norm)
     count = (depth - 2) // (3 * kernels)
-    known = [chosen.complete(options, depth=3 * count, dim=1, block=block) for block in range(1, 3 * count + 1)]
+    known = [
+        chosen.complete(options, depth=3 * count, dim=1, block=block, layer=block) for block in range(1, 3 * count + 1)
+    ]
     word = chosen.spell(**known[0])
     letters = [chosen.settings_for(n=merge_norm or norm, **options) for options in known]
     blocks = _stages(word, (count,) * 3, width, widen * width, letters, kernels, weight, norm, shortcut)

@@ -63,17 +63,19 @@ def transformer_lm(
     Citation: vaswani2017attention.
     """
     chosen = catalog.variant(variant)
-    known = [chosen.complete(options, depth=2 * depth, dim=-1, block=2 * layer) for layer in range(1, depth + 1)]
-    generic = chosen.spell(**known[0])
-    words = catalog.transformer_words(chosen, **known[0])
+    known = [
+        chosen.complete(options, depth=2 * depth, dim=-1, block=2 * layer, layer=layer) for layer in range(1, depth + 1)
+    ]
+    inside = chosen.inside(norm)
     branches: dict[str, Any] = {
-        "A": attention(heads, causal=True, dropout=dropout),
-        "M": mlp(expansion, activation, dropout),
+        "A": attention(heads, causal=True, dropout=dropout, **inside.get("A", {})),
+        "M": mlp(expansion, activation, dropout, **inside.get("M", {})),
     }
     blocks = []
     for layer in known:
         letters = chosen.settings_for(n=norm, **layer)
-        if words != [generic]:  # one setting for each occurrence, and a word of one branch was written out twice
+        words = catalog.transformer_words(chosen, **layer)
+        if words != [chosen.spell(**layer)]:  # one setting for each occurrence, and F was written out as A and M
             letters = {
                 letter: setting * (2 // len(words)) if isinstance(setting, list) else setting
                 for letter, setting in letters.items()

@@ -160,6 +160,10 @@ def ledger(project: Project, verdicts: dict[str, dict], keys: list[str]) -> str:
         "Every claim that a chapter tests, with what this build measured. A claim is an assertion in its notebook: "
         "when a measurement contradicts its verdict, the book does not build. A published figure from secondary "
         "sources is marked as such.",
+        "Trained networks are compared seed by seed. A difference counts when its mean is at least twice its standard error "
+        "and no seed contradicts it. With three seeds that is a weak test: of two networks that do not differ, it still "
+        "tells one from the other in $1 - 2/\\sqrt6$, about one in five, of the comparisons. Trust most what returns in "
+        "several settings.",
         f"{len(claims)} claims: {total}." if claims else "There are no claims yet.",
         *(["## What did not hold", "Each sentence leads to its measurement, which says where it was made.", "\n".join(refuted)]
           if refuted else []),

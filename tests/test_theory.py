@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from resnorm import probes, theory
-from resnorm.branches import mlp
+from resnorm import init, probes, theory
+from resnorm.branches import attention, mlp
 from resnorm.init import unit_gain
 from resnorm.letters import add
 from resnorm.streams import Stack
@@ -94,3 +94,30 @@ def test_skip_scalars_multiply():
 def test_outside_the_algebra_is_refused(call):
     with pytest.raises(ValueError, match="order=0|depth=-1|letter 'r' at position 1|letter 'c' at position 1"):
         call()
+
+
+def last_gradient(word, depth, seed, width=64, count=64, classes=32):
+    """The size of the gradient of the last MLP's output matrix, in the stack that Xiong et al. make their proofs for."""
+    torch.manual_seed(seed)
+    blocks = [Block(word, width, n="layer", A=attention(1), M=mlp(1)) for _ in range(depth)]
+    stack, head = Stack(blocks, last="layer"), torch.nn.Linear(width, classes, bias=False)
+    init.xavier(stack, query=0.0, key=0.0)
+    torch.nn.init.xavier_normal_(head.weight)
+    seen = []
+    last = next(part for name, part in stack.blocks[-1].named_children() if name.endswith("M"))
+    last.output.register_forward_hook(lambda _, given, made: seen.extend((given[0], made)))
+    logits = head(stack(torch.nn.functional.layer_norm(torch.randn(count, 1, width), (width,))))[:, 0]
+    loss = torch.nn.functional.cross_entropy(logits, torch.randint(classes, (count,)), reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, seen[1])
+    return (seen[0].norm(dim=-1) * gradient.norm(dim=-1)).mean().item()  # one example at a time: |g h^T| = |g| |h|
+
+
+@pytest.mark.parametrize(("word", "power"), [("Aan Man", 0.0), ("nAa nMa", -0.5)])
+def test_the_gradient_of_the_last_layer_is_flat_in_post_norm_and_falls_in_pre_norm(word, power):
+    """Theorem 1 of Xiong et al. (2020): the slope against the depth, in logarithms, of 2 to 64 layers."""
+    depths, slopes = [2, 4, 8, 16, 32, 64], []
+    x = torch.tensor(depths, dtype=torch.float64).log()
+    for seed in range(3):
+        y = torch.tensor([last_gradient(word, depth, seed) for depth in depths], dtype=torch.float64).log()
+        slopes.append((((x - x.mean()) * y).sum() / (x - x.mean()).square().sum()).item())
+    assert max(abs(slope - power) for slope in slopes) < 0.1, slopes

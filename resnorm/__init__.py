@@ -14,7 +14,9 @@ PUBLIC = {
     "streams": ["Attend", "Dense", "Depth", "Dual", "Hyper", "Jump", "Plain", "Stack", "Stream", "Sum"],
     "branches": ["attention", "conv", "conv1x1", "conv3x3", "cross_attention", "linear", "mlp"],
     "catalog": ["VARIANTS", "Variant", "variant"],
-    "models": ["build", "cifar_densenet", "cifar_resnet", "densenet", "load_weights", "mlp_stack", "resnet", "transformer_lm"],
+    "models": [
+        "bert", "build", "cifar_densenet", "cifar_resnet", "densenet", "load_weights", "mlp_stack", "resnet", "transformer_lm", "vit",
+    ],
     "theory": ["predict", "skip_share"],
     "probes": ["measure"],
     "data": ["DataSet", "load"],

@@ -215,7 +215,7 @@ def test_swiglu_gates_with_its_first_matrix():
         (attention(3), "heads=3 does not divide the width 4"),
         (attention(2, dropout=1.0), "dropout=1.0 is not a rate"),
         (cross_attention(0), "heads=0"),
-        (mlp(activation="tanh"), "'tanh' is unknown; use one of relu, gelu, swiglu"),
+        (mlp(activation="tanh"), "'tanh' is unknown; use one of relu, gelu, gelu_tanh, swiglu"),
         (mlp(0.1), "leaves no hidden unit"),
     ],
 )

@@ -13,7 +13,7 @@ from resnorm import init
 from resnorm.branches import Convolution
 from resnorm.catalog import VARIANTS
 from resnorm.letters import DropPath, LayerScale
-from resnorm.models import MODELS, build, cifar_resnet, mlp_stack, resnet, transformer_lm
+from resnorm.models import MODELS, bert, build, cifar_resnet, mlp_stack, resnet, transformer_lm, vit
 from resnorm.norms import RMSNorm
 from resnorm.words import Block
 
@@ -26,6 +26,7 @@ BUILDS = (
     [("mlp_stack", name, dict(depth=3, width=16)) for name in GENERIC + STREAMS]
     + [("cifar_resnet", name, dict(depth=8, width=8)) for name in GENERIC]
     + [("cifar_resnet", name, dict(depth=3 * VARIANTS[name].word.count("C") + 2, width=8)) for name in CONVOLUTIONAL]
+    + [("vit", name, dict(depth=2, width=16, heads=4, patch=4)) for name in ("pre", "dual", "sub_ln")]
     + [("transformer_lm", name, dict(depth=2, width=16)) for name in GENERIC + LAYERS + STREAMS if name != "fixup"]
 )
 
@@ -50,7 +51,7 @@ def test_every_variant_trains_a_step_of_every_model_that_takes_it(name, variant,
     y.square().mean().backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), f"{key} has no finite gradient"
-    branches = 2 if name == "transformer_lm" and variant in STREAMS and variant != "denseformer" else 1
+    branches = 2 if name in ("transformer_lm", "vit") and variant in STREAMS and variant != "denseformer" else 1
     assert len(model.stack.blocks) == (branches * options["depth"] if name != "cifar_resnet" else 3)
     copied = pickle.loads(pickle.dumps(copy.deepcopy(model.eval())))
     assert torch.equal(copied(x), model(x))
@@ -128,6 +129,37 @@ def test_fixup_starts_with_a_classifier_of_zeros_and_identities(build_model):
     block, gain = model.stack.blocks[0], model.stack.blocks[0].get_parameter("1_a.gain")
     x = torch.randn(2, *(16, 4, 4) if "cifar" in str(build_model) else (64,))
     assert torch.equal(block(x), x) and gain == 1
+
+
+def test_bert_sees_both_sides_and_only_what_the_mask_allows():
+    torch.manual_seed(0)
+    model = bert(vocabulary=11, context=8, depth=2, width=16, heads=4).eval()
+    tokens = torch.randint(11, (2, 6))
+    logits, changed = model(tokens), tokens.clone()
+    assert logits.shape == (2, 6, 11)
+    changed[:, 5] = (tokens[:, 5] + 1) % 11
+    assert not torch.allclose(model(changed)[:, 0], logits[:, 0])
+    mask = torch.tensor([1, 1, 1, 1, 1, 0]).expand(2, 6)
+    torch.testing.assert_close(model(changed, mask=mask)[:, :5], model(tokens, mask=mask)[:, :5])
+    assert not torch.allclose(model(tokens, segments=torch.ones_like(tokens)), logits)
+    with pytest.raises(ValueError, match="got 9 tokens, but the model's context is 8"):
+        model(torch.zeros(1, 9, dtype=torch.int64))
+    logits.sum().backward()
+    assert all(parameter.grad is not None for name, parameter in model.named_parameters())
+
+
+def test_a_vision_transformer_knows_where_a_patch_lies():
+    torch.manual_seed(0)
+    model = vit(inputs=1, size=8, patch=4, classes=3, depth=2, width=16, heads=4).eval()
+    x = torch.randn(2, 1, 8, 8)
+    assert not torch.allclose(model(x), model(x.flip(-1)))
+    torch.nn.init.zeros_(model.position.weight)
+    swapped = torch.cat((x[..., 4:], x[..., :4]), -1)  # two patches change places, and nothing tells them apart
+    torch.testing.assert_close(model(x), model(swapped))
+    with pytest.raises(ValueError, match=r"got an image of \(9, 8\) pixels, and this model is for 8"):
+        model(torch.randn(1, 1, 9, 8))
+    with pytest.raises(ValueError, match="patches of 3 pixels do not tile an image of 8"):
+        vit(size=8, patch=3)
 
 
 def test_mix_ln_is_post_norm_first_and_pre_norm_after():
@@ -313,7 +345,7 @@ def test_the_initialisation_can_be_chosen():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: build("vit", IMAGES), "unknown model 'vit'; allowed: mlp_stack, cifar_resnet"),
+        (lambda: build("vgg", IMAGES), "unknown model 'vgg'; allowed: mlp_stack, cifar_resnet"),
         (
             lambda: build("mlp_stack", IMAGES, heads=4),
             "'mlp_stack' has no option 'heads'; allowed: depth, width, variant",
@@ -356,5 +388,5 @@ def test_what_cannot_be_built_is_refused_with_what_is_allowed(call, message):
 
 
 def test_every_model_can_be_built_by_name():
-    assert set(MODELS) == {"mlp_stack", "cifar_resnet", "resnet", "cifar_densenet", "densenet", "transformer_lm"}
+    assert set(MODELS) == {"mlp_stack", "cifar_resnet", "resnet", "cifar_densenet", "densenet", "transformer_lm", "vit"}
     assert build("resnet", IMAGES, width=8)(torch.randn(2, 1, 32, 32)).shape == (2, 10)

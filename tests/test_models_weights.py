@@ -1,4 +1,4 @@
-"""State dicts of torchvision and timm in our networks: one call, and the same logits."""
+"""State dicts of torchvision, timm and Hugging Face in our networks: one call, and the same logits."""
 
 import copy
 
@@ -6,9 +6,10 @@ import pytest
 import timm
 import torch
 import torchvision
+import transformers
 from torch import nn
 
-from resnorm import densenet, load_weights, resnet
+from resnorm import bert, densenet, load_weights, resnet, transformer_lm, vit
 
 TORCHVISION = [("resnet", depth) for depth in (18, 34, 50, 101, 152)] + [("densenet", 121)]
 
@@ -54,6 +55,53 @@ def test_timms_pre_activation_weights(name, depth, norm):
         theirs = timm.create_model(name, num_classes=10)
     theirs = trained(theirs)
     same_logits(load_weights(resnet(depth=depth, classes=10, version=2, norm=norm), theirs.state_dict()), theirs)
+
+
+def shaken(model):
+    """Every parameter away from its start, so that no gain of 1 and no bias of 0 hides a wrong place."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    return model.eval()
+
+
+def test_torchvisions_vision_transformer():
+    torch.manual_seed(0)
+    theirs = shaken(torchvision.models.vit_b_16(image_size=32, num_classes=10))
+    ours = load_weights(vit(size=32, classes=10), theirs.state_dict()).eval()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+
+
+def test_hugging_faces_gpt2():
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=101, n_positions=16, n_embd=32, n_layer=3, n_head=4)
+    theirs = shaken(transformers.GPT2LMHeadModel(config))
+    ours = transformer_lm(vocabulary=101, context=16, depth=3, width=32, heads=4, activation="gelu_tanh").eval()
+    load_weights(ours, theirs.state_dict())
+    tokens = torch.randint(101, (2, 16))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_hugging_faces_bert():
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=101, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
+        max_position_embeddings=16,
+    )  # fmt: skip
+    theirs = shaken(transformers.BertForMaskedLM(config))
+    ours = bert(vocabulary=101, context=16, depth=3, width=32, heads=4).eval()
+    load_weights(ours, theirs.state_dict())
+    tokens, segments, mask = torch.randint(101, (2, 12)), torch.arange(12).ge(5).long().repeat(2, 1), torch.ones(2, 12)
+    mask[1, 7:] = 0
+    with torch.no_grad():
+        for given in (dict(), dict(segments=segments), dict(segments=segments, mask=mask)):
+            its = theirs(tokens, token_type_ids=given.get("segments"), attention_mask=given.get("mask")).logits
+            mine = ours(tokens, **given)
+            seen = given.get("mask", torch.ones(2, 12)).bool()
+            torch.testing.assert_close(mine[seen], its[seen], rtol=1e-4, atol=1e-4)
 
 
 def test_old_files_without_counters_load():

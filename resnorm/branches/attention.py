@@ -14,15 +14,20 @@ from resnorm.norms import norm
 
 
 class _Attention(nn.Module):
-    """What both attentions share: heads, the mask, the norms inside and the output matrix."""
+    """What both attentions share: heads, the mask, the norms inside and the output matrix.
 
-    def __init__(self, width, heads, causal, dropout, bias, query_key_norm, inner_norm, head_scale):
+    `inputs` are the matrices that make queries, keys and values, by name and in the order in which they run.
+    """
+
+    def __init__(self, width, inputs, heads, causal, dropout, bias, query_key_norm, inner_norm, head_scale):
         super().__init__()
         if heads < 1 or width % heads:
             raise ValueError(f"attention: heads={heads} does not divide the width {width}; use a divisor of {width}")
         if not 0 <= dropout < 1:
             raise ValueError(f"attention: dropout={dropout} is not a rate; use 0 <= dropout < 1")
         self.out_width, self.heads, self.causal, self.dropout = width, heads, causal, dropout
+        for name, (wide, out) in inputs.items():
+            self.add_module(name, nn.Linear(wide, out, bias=bias))
         self.query_norm = None if query_key_norm is None else norm(query_key_norm, width)
         self.key_norm = None if query_key_norm is None else norm(query_key_norm, width)
         self.head_scale = nn.Parameter(torch.ones(heads, 1, 1)) if head_scale else None
@@ -87,8 +92,8 @@ class SelfAttention(_Attention):
         self, width, heads=8, causal=False, dropout=0.0, bias=True, query_key_norm=None, inner_norm=None,
         head_scale=False,
     ):  # fmt: skip
-        super().__init__(width, heads, causal, dropout, bias, query_key_norm, inner_norm, head_scale)
-        self.query_key_value = nn.Linear(width, 3 * width, bias=bias)
+        inputs = {"query_key_value": (width, 3 * width)}
+        super().__init__(width, inputs, heads, causal, dropout, bias, query_key_norm, inner_norm, head_scale)
 
     def forward(self, x, mask=None):
         return self.attend(*self.query_key_value(x).chunk(3, dim=-1), mask)
@@ -119,9 +124,8 @@ class CrossAttention(_Attention):
         self, width, heads=8, memory_width=None, dropout=0.0, bias=True, query_key_norm=None, inner_norm=None,
         head_scale=False,
     ):  # fmt: skip
-        super().__init__(width, heads, False, dropout, bias, query_key_norm, inner_norm, head_scale)
-        self.query = nn.Linear(width, width, bias=bias)
-        self.key_value = nn.Linear(width if memory_width is None else memory_width, 2 * width, bias=bias)
+        inputs = {"query": (width, width), "key_value": (width if memory_width is None else memory_width, 2 * width)}
+        super().__init__(width, inputs, heads, False, dropout, bias, query_key_norm, inner_norm, head_scale)
 
     def forward(self, x, memory, mask=None):
         return self.attend(self.query(x), *self.key_value(memory).chunk(2, dim=-1), mask)

@@ -7,7 +7,7 @@ from torch import nn
 
 from resnorm.norms import norm
 
-ACTIVATIONS = ("relu", "gelu", "swiglu")
+ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "swiglu")
 
 
 class MLP(nn.Module):
@@ -15,6 +15,7 @@ class MLP(nn.Module):
 
     $$W_2\, \phi(W_1 x) \qquad \text{or, with SwiGLU,} \qquad W_2\, (\operatorname{silu}(W_1 x) \odot V x)$$
 
+    "gelu_tanh" is the approximation of GELU by a tanh that GPT-2 was trained with.
     `inner_norm`: the name of a norm of the hidden layer, before $W_2$; None for no norm.
     Shapes: x (..., width), output (..., out).
     Raises `ValueError` for an unknown activation and for a hidden layer without units.
@@ -41,8 +42,8 @@ class MLP(nn.Module):
         h = self.hidden(x)
         if self.activation == "relu":
             h = F.relu(h)
-        elif self.activation == "gelu":
-            h = F.gelu(h)
+        elif self.activation in ("gelu", "gelu_tanh"):
+            h = F.gelu(h, approximate="tanh" if self.activation == "gelu_tanh" else "none")
         else:
             gate, h = h.chunk(2, dim=-1)
             h = F.silu(gate) * h

@@ -11,7 +11,7 @@ from typing import Any
 # Where the data lie is a fact of the machine: in the description it would give one experiment two names.
 _OF_THE_MACHINE = {"root", "path", "download"}
 # The data set says these of itself.
-_OF_THE_DATA = {"inputs", "classes", "vocabulary", "context"}
+_OF_THE_DATA = {"inputs", "size", "classes", "vocabulary", "context"}
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ from typing import Any
 from torch import nn
 
 from resnorm import catalog
+from resnorm.models.bert import bert
 from resnorm.models.densenet import cifar_densenet, densenet
 from resnorm.models.mlp import mlp_stack
 from resnorm.models.resnet import cifar_resnet, resnet
 from resnorm.models.transformer import transformer_lm
+from resnorm.models.vit import vit
 from resnorm.models.weights import load_weights
 
 MODELS = {
@@ -19,6 +21,7 @@ MODELS = {
     "cifar_densenet": cifar_densenet,
     "densenet": densenet,
     "transformer_lm": transformer_lm,
+    "vit": vit,
 }
 
 
@@ -42,12 +45,14 @@ def build(name: str, task: dict[str, Any], **options: Any) -> nn.Module:
     chosen = (
         catalog.VARIANTS.get(options.get("variant", signature["variant"].default)) if "variant" in signature else None
     )
-    allowed = [key for key in signature if key not in ("options", *needed)]
+    allowed = [key for key in signature if key not in ("options", "size", *needed)]
     allowed += [key for key in (chosen.options if chosen else ()) if key not in ("depth", "dim", "block", "layer")]
     for key in options:
         if key not in (*allowed, *needed):
             raise ValueError(f"the model {name!r} has no option {key!r}; allowed: {', '.join(allowed)}")
     given = {key: task[key] for key in needed}
+    if "size" in signature:
+        given["size"] = task["size"]
     if name == "mlp_stack":
         given["inputs"] *= task["size"] ** 2
     return MODELS[name](**{**given, **options})
@@ -55,6 +60,7 @@ def build(name: str, task: dict[str, Any], **options: Any) -> nn.Module:
 
 __all__ = [
     "MODELS",
+    "bert",
     "build",
     "cifar_densenet",
     "cifar_resnet",
@@ -63,4 +69,5 @@ __all__ = [
     "mlp_stack",
     "resnet",
     "transformer_lm",
+    "vit",
 ]

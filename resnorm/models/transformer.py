@@ -1,4 +1,4 @@
-"""A Transformer language model from a word."""
+"""Transformer layers from a word, and the language model that predicts the next token."""
 
 from typing import Any
 
@@ -9,6 +9,42 @@ from resnorm.branches import attention, mlp
 from resnorm.letters import dropout as dropout_letter
 from resnorm.streams import Stack
 from resnorm.words import Block
+
+
+def transformer_stack(
+    depth, width, heads, variant="pre", norm="layer", activation="gelu", dropout=0.0, expansion=4, causal=False, **options,
+) -> Stack:  # fmt: skip
+    """The layers of a model, with the last norm where their words need one; the weights are still torch's own."""
+    chosen = catalog.variant(variant)
+    known = [
+        chosen.complete(options, depth=2 * depth, dim=-1, block=2 * layer, layer=layer) for layer in range(1, depth + 1)
+    ]
+    inside = chosen.inside(norm)
+    branches: dict[str, Any] = {
+        "A": attention(heads, causal=causal, dropout=dropout, **inside.get("A", {})),
+        "M": mlp(expansion, activation, dropout, **inside.get("M", {})),
+    }
+    blocks = []
+    for layer in known:
+        letters = chosen.settings_for(n=norm, **layer)
+        words = catalog.transformer_words(chosen, **layer)
+        if words != [chosen.spell(**layer)]:  # one setting for each occurrence, and F was written out as A and M
+            letters = {
+                letter: setting * (2 // len(words)) if isinstance(setting, list) else setting
+                for letter, setting in letters.items()
+            }
+        for word in words:
+            own = letters | {letter: branches[letter] for letter in branches if letter in word}
+            if dropout:
+                word = word.replace("A", "Ad").replace("M", "Md")
+                own["d"] = dropout_letter(dropout)
+            blocks.append(Block(word, width, **own))
+    return Stack(blocks, chosen.carry(width, len(blocks), norm, **options), last=norm)
+
+
+def initialise_transformer(stack: Stack, depth: int, variant: str, initialisation: str | None = None) -> None:
+    """Draw the weights of `depth` layers by a rule of `resnorm.init`: the one named, the variant's own, or "xavier"."""
+    init.initialise(stack, initialisation or catalog.variant(variant).init or "xavier", 2 * depth)
 
 
 class TransformerLM(nn.Module):
@@ -58,35 +94,13 @@ def transformer_lm(
     branches, `nA` and `nM`), or a word of A and M; `options` are the variant's.
     `dropout` acts on the embedding, on the attention's weights, inside the MLP and on every branch before its merge.
     `initialisation`: a rule of `resnorm.init`, by default the variant's own, else "xavier".
+    GPT-2 is `transformer_lm(vocabulary=50257, context=1024, depth=12, width=768, heads=12, activation="gelu_tanh")`, and
+    `load_weights` takes its weights.
     Shapes: input (batch, tokens) of int64, output (batch, tokens, vocabulary), the logits.
     Raises `ValueError` for an unknown option, a variant with another branch, or more tokens than the context.
     Citation: vaswani2017attention.
     """
-    chosen = catalog.variant(variant)
-    known = [
-        chosen.complete(options, depth=2 * depth, dim=-1, block=2 * layer, layer=layer) for layer in range(1, depth + 1)
-    ]
-    inside = chosen.inside(norm)
-    branches: dict[str, Any] = {
-        "A": attention(heads, causal=True, dropout=dropout, **inside.get("A", {})),
-        "M": mlp(expansion, activation, dropout, **inside.get("M", {})),
-    }
-    blocks = []
-    for layer in known:
-        letters = chosen.settings_for(n=norm, **layer)
-        words = catalog.transformer_words(chosen, **layer)
-        if words != [chosen.spell(**layer)]:  # one setting for each occurrence, and F was written out as A and M
-            letters = {
-                letter: setting * (2 // len(words)) if isinstance(setting, list) else setting
-                for letter, setting in letters.items()
-            }
-        for word in words:
-            own = letters | {letter: branches[letter] for letter in branches if letter in word}
-            if dropout:
-                word = word.replace("A", "Ad").replace("M", "Md")
-                own["d"] = dropout_letter(dropout)
-            blocks.append(Block(word, width, **own))
-    stack = Stack(blocks, chosen.carry(width, len(blocks), norm, **options), last=norm)
+    stack = transformer_stack(depth, width, heads, variant, norm, activation, dropout, expansion, causal=True, **options)
     model = TransformerLM(vocabulary, context, stack, dropout)
-    init.initialise(stack, initialisation or chosen.init or "xavier", 2 * depth)
+    initialise_transformer(stack, depth, variant, initialisation)
     return model

@@ -177,8 +177,7 @@ class Lerp(nn.Module):
         self.alpha = nn.Parameter(torch.full((width,), float(alpha))) if learn else float(alpha)
 
     def forward(self, h: Tensor, x: Tensor) -> Tensor:
-        alpha = self.alpha if isinstance(self.alpha, float) else _along(self.alpha, self.dim, x)
-        return x + alpha * (h - x)
+        return x + _along(self.alpha, self.dim, x) * (h - x)
 
 
 class DropPath(nn.Module):
@@ -213,7 +212,7 @@ class LayerScale(nn.Module):
         self.gain = nn.Parameter(torch.full((width,), float(init))) if learn else float(init)
 
     def forward(self, h: Tensor) -> Tensor:
-        return h * (self.gain if isinstance(self.gain, float) else _along(self.gain, self.dim, h))
+        return h * _along(self.gain, self.dim, h)
 
 
 class Dropout(nn.Dropout):
@@ -223,9 +222,9 @@ class Dropout(nn.Dropout):
         super().__init__(rate)
 
 
-def _along(vector: Tensor, dim: int, x: Tensor) -> Tensor:
-    """Shape a vector of features so that it broadcasts along one axis of x."""
-    return vector if dim in (-1, x.dim() - 1) else vector.view((-1,) + (1,) * (x.dim() - 1 - dim))
+def _along(vector: Tensor | float, dim: int, x: Tensor) -> Tensor | float:
+    """Shape a vector of features so that it broadcasts along one axis of x; a fixed number stays as it is."""
+    return vector if isinstance(vector, float) or dim in (-1, x.dim() - 1) else vector.view((-1,) + (1,) * (x.dim() - 1 - dim))
 
 
 def _symbol(value: float, learned: str | None) -> str:

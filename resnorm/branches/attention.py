@@ -19,7 +19,9 @@ class _Attention(nn.Module):
     `inputs` are the matrices that make queries, keys and values, by name and in the order in which they run.
     """
 
-    def __init__(self, width, inputs, heads, causal, dropout, bias, query_key_norm, inner_norm, head_scale):
+    def __init__(
+        self, width, inputs, heads, causal, dropout, bias, query_key_norm=None, inner_norm=None, head_scale=False
+    ):  # fmt: skip
         super().__init__()
         if heads < 1 or width % heads:
             raise ValueError(f"attention: heads={heads} does not divide the width {width}; use a divisor of {width}")
@@ -88,12 +90,9 @@ class SelfAttention(_Attention):
     Citation: vaswani2017attention; olmo2025two (QK-norm), wang2022magneto (Sub-LN), shleifer2021normformer (head scale).
     """
 
-    def __init__(
-        self, width, heads=8, causal=False, dropout=0.0, bias=True, query_key_norm=None, inner_norm=None,
-        head_scale=False,
-    ):  # fmt: skip
+    def __init__(self, width, heads=8, causal=False, dropout=0.0, bias=True, **inside):
         inputs = {"query_key_value": (width, 3 * width)}
-        super().__init__(width, inputs, heads, causal, dropout, bias, query_key_norm, inner_norm, head_scale)
+        super().__init__(width, inputs, heads, causal, dropout, bias, **inside)
 
     def forward(self, x, mask=None):
         return self.attend(*self.query_key_value(x).chunk(3, dim=-1), mask)
@@ -120,12 +119,9 @@ class CrossAttention(_Attention):
     Raises `ValueError` where the heads do not divide the width. Citation: vaswani2017attention.
     """
 
-    def __init__(
-        self, width, heads=8, memory_width=None, dropout=0.0, bias=True, query_key_norm=None, inner_norm=None,
-        head_scale=False,
-    ):  # fmt: skip
+    def __init__(self, width, heads=8, memory_width=None, dropout=0.0, bias=True, **inside):
         inputs = {"query": (width, width), "key_value": (width if memory_width is None else memory_width, 2 * width)}
-        super().__init__(width, inputs, heads, False, dropout, bias, query_key_norm, inner_norm, head_scale)
+        super().__init__(width, inputs, heads, False, dropout, bias, **inside)
 
     def forward(self, x, memory, mask=None):
         return self.attend(self.query(x), *self.key_value(memory).chunk(2, dim=-1), mask)

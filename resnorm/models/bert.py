@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnorm.models.transformer import initialise_transformer, transformer_stack
+from resnorm.models.transformer import initialise_transformer, positions_of, transformer_stack
 from resnorm.norms import norm as build_norm
 from resnorm.streams import Stack
 
@@ -27,11 +27,8 @@ class Embedding(nn.Module):
             nn.init.normal_(part.weight, std=0.02)
 
     def forward(self, tokens: Tensor, segments: Tensor | None = None) -> Tensor:
-        length, context = tokens.shape[1], self.position.num_embeddings
-        if length > context:
-            raise ValueError(f"got {length} tokens, but the model's context is {context}; build it with context={length}")
         segment = self.segment.weight[0] if segments is None else self.segment(segments)
-        return self.dropout(self.norm(self.token(tokens) + self.position.weight[:length] + segment))
+        return self.dropout(self.norm(self.token(tokens) + positions_of(tokens, self.position) + segment))
 
 
 class MaskedHead(nn.Module):

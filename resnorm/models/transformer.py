@@ -47,6 +47,14 @@ def initialise_transformer(stack: Stack, depth: int, variant: str, initialisatio
     init.initialise(stack, initialisation or catalog.variant(variant).init or "xavier", 2 * depth)
 
 
+def positions_of(tokens: Tensor, position: nn.Embedding) -> Tensor:
+    """The embeddings of the positions of (batch, tokens); raises `ValueError` for more tokens than the context."""
+    length, context = tokens.shape[1], position.num_embeddings
+    if length > context:
+        raise ValueError(f"got {length} tokens, but the model's context is {context}; build it with context={length}")
+    return position.weight[:length]
+
+
 class TransformerLM(nn.Module):
     """Embed tokens and positions, run the stack, predict the next token; see `transformer_lm`."""
 
@@ -64,12 +72,7 @@ class TransformerLM(nn.Module):
         nn.init.normal_(self.head.weight, std=width**-0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        length, context = tokens.shape[1], self.position.num_embeddings
-        if length > context:
-            raise ValueError(
-                f"got {length} tokens, but the model's context is {context}; build it with context={length}"
-            )
-        x = self.token(tokens) + self.position.weight[:length]
+        x = self.token(tokens) + positions_of(tokens, self.position)
         return self.head(self.stack(self.dropout(x)))
 
 

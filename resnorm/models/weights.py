@@ -38,7 +38,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     for (name, value), (its_name, its) in zip(mine.items(), theirs, strict=False):
         if its.dim() == 4 and value.dim() == 2 and its.shape[2:] == (1, 1):
             its = its.flatten(1)
-        its = its.reshape(its.shape[its.dim() - value.dim() :]) if set(its.shape[: its.dim() - value.dim()]) == {1} else its
+        while its.dim() > value.dim() and its.shape[0] == 1:  # torchvision gives its class token and positions a batch
+            its = its[0]
         if its.shape != value.shape:
             raise ValueError(
                 f"{its_name!r} has shape {tuple(its.shape)}, and {name!r} of this model {tuple(value.shape)}: build the model "

@@ -6,14 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from resnorm import norms
-from resnorm.streams.stream import Plain, Stream
-
-
-def counted(stream: str, count: int, least: int = 1) -> int:
-    """Return the number of blocks; raises `ValueError` for one below `least`."""
-    if isinstance(count, bool) or not isinstance(count, int) or count < least:
-        raise ValueError(f"{stream}: count={count!r}; it is the number of blocks of the stack, an integer of {least} or more")
-    return count
+from resnorm.streams.stream import Stream, whole
 
 
 class Jump(Stream):
@@ -73,7 +66,7 @@ class Dual(Stream):
 
     def __init__(self, width: int, count: int, norm: str = "layer"):
         super().__init__()
-        self.count = counted("Dual", count)
+        self.count = whole("Dual: count", count, "blocks of the stack")
         self.norms = nn.ModuleList(norms.norm(norm, width) for _ in range(count))
         self.last = norms.norm(norm, width)
 
@@ -104,7 +97,7 @@ class Depth(Stream):
 
     def __init__(self, count: int):
         super().__init__()
-        self.count = counted("Depth", count)
+        self.count = whole("Depth: count", count, "blocks of the stack")
         self.weights = nn.ParameterList(torch.eye(i + 2)[-1] for i in range(count))
 
     def open(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -137,10 +130,8 @@ class Attend(Stream):
 
     def __init__(self, width: int, count: int, group: int = 1):
         super().__init__()
-        self.count = counted("Attend", count)
-        if isinstance(group, bool) or not isinstance(group, int) or group < 1:
-            raise ValueError(f"Attend: group={group!r}; it is the number of outputs that are added up, an integer of 1 or more")
-        self.group = group
+        self.count = whole("Attend: count", count, "blocks of the stack")
+        self.group = whole("Attend: group", group, "outputs that are added up")
         self.queries = nn.Parameter(torch.zeros(count + 1, width))
         self.norm = norms.norm("rms", width, affine=False)
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from resnorm.norms import norm
-from resnorm.streams.depth import counted
-from resnorm.streams.stream import Stream
+from resnorm.streams.stream import Stream, whole
 
 Mixing = tuple[Tensor, Tensor, Tensor]
 
@@ -116,11 +115,10 @@ class Hyper(Stream):
 
     def __init__(self, width: int, count: int, rows: int = 4, form: str = "static"):
         super().__init__()
-        self.count, self.rows = counted("Hyper", count), rows
+        self.count = whole("Hyper: count", count, "blocks of the stack")
+        self.rows = whole("Hyper: rows", rows, "copies of the stream", least=2)
         if form not in ("static", "dynamic", "manifold"):
             raise ValueError(f"Hyper: form={form!r}; allowed: 'static', 'dynamic', 'manifold'")
-        if isinstance(rows, bool) or not isinstance(rows, int) or rows < 2:
-            raise ValueError(f"Hyper: rows={rows!r}; it is the number of copies of the stream, an integer of 2 or more")
         self.connections = nn.ModuleList(
             _ManifoldConnections(width, rows, i % rows)
             if form == "manifold"

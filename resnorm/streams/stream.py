@@ -8,6 +8,13 @@ import torch
 from torch import Tensor, nn
 
 
+def whole(name: str, value: int, meaning: str, least: int = 1) -> int:
+    """Return a whole number; raises `ValueError` for anything else and for one below `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r}; it is the number of {meaning}, an integer of {least} or more")
+    return value
+
+
 class Stream(nn.Module):
     """The protocol: subclass it and define the four verbs; a stream with learned mixing holds its parameters here.
 

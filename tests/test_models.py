@@ -131,9 +131,10 @@ def test_fixup_starts_with_a_classifier_of_zeros_and_identities(build_model):
     assert torch.equal(block(x), x) and gain == 1
 
 
-def test_bert_sees_both_sides_and_only_what_the_mask_allows():
+@pytest.mark.parametrize("variant", ["post", "dual", "hyper_connections"])
+def test_bert_sees_both_sides_and_only_what_the_mask_allows(variant):
     torch.manual_seed(0)
-    model = bert(vocabulary=11, context=8, depth=2, width=16, heads=4).eval()
+    model = bert(vocabulary=11, context=8, depth=2, width=16, heads=4, variant=variant).eval()
     tokens = torch.randint(11, (2, 6))
     logits, changed = model(tokens), tokens.clone()
     assert logits.shape == (2, 6, 11)

@@ -54,6 +54,20 @@ def test_extra_inputs_reach_every_block():
     assert torch.equal(stack(torch.zeros(1, 2), F=dict(by=2.0)), torch.full((1, 2), 6.0))
 
 
+def test_an_input_reaches_the_blocks_that_have_its_letter_and_no_letter_is_lost():
+    class Shift(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+
+        def forward(self, x, by=0.0):
+            return torch.full_like(x, by)
+
+    stack = Stack([Block("A", 2, A=Shift), Block("M", 2, M=Shift), Block("A", 2, A=Shift)], Sum())
+    assert torch.equal(stack(torch.zeros(1, 2), A=dict(by=2.0)), torch.full((1, 2), 4.0))
+    with pytest.raises(ValueError, match="has no branch 'X' to take an input"):
+        stack(torch.zeros(1, 2), X=dict(by=2.0))
+
+
 def test_a_stream_may_learn_and_may_hold_any_state():
     class Average(Stream):
         def __init__(self):

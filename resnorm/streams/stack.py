@@ -51,10 +51,19 @@ class Stack(nn.Module):
         widths = [getattr(block, "out_width", None) for block in self.blocks]
         return self.stream.out_width(getattr(self.blocks[0], "width", None), widths)
 
+    def _inputs_of(self, block: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Leave out what other blocks take: in a stream, attention and MLP are blocks of their own."""
+        others = {letter for one in self.blocks if isinstance(one, Block) for letter in one.word} if inputs else set()
+        return {
+            letter: given
+            for letter, given in inputs.items()
+            if not isinstance(block, Block) or letter in block.word or letter not in others  # the block names a wrong one
+        }
+
     def forward(self, x: Tensor, **inputs: dict[str, Any]) -> Tensor:
-        """Run every block; `inputs` go to each of them by letter, as in `Block`."""
+        """Run every block; `inputs` go by letter, as in `Block`, to each block whose word has the letter."""
         S = self.stream.open(x)
         for i, block in enumerate(self.blocks):
-            S = self.stream.write(S, block(self.stream.read(S, i), **inputs), i)
+            S = self.stream.write(S, block(self.stream.read(S, i), **self._inputs_of(block, inputs)), i)
         y = self.stream.close(S)
         return y if self.last is None else self.last(y)

@@ -192,9 +192,11 @@ def test_attention_drops_only_in_training():
     assert torch.equal(branch(x), branch(x))
 
 
-@pytest.mark.parametrize(("activation", "phi"), [("relu", F.relu), ("gelu", F.gelu)])
+@pytest.mark.parametrize(
+    ("activation", "phi"), [("relu", F.relu), ("gelu", F.gelu), ("gelu_tanh", nn.GELU(approximate="tanh"))]
+)
 def test_mlp_is_two_matrices_around_an_activation(activation, phi):
-    branch, x = mlp(1.5, activation, out=3)(4), torch.randn(5, 4)
+    branch, x = mlp(1.5, activation, out=3)(4), 3 * torch.randn(50, 4)  # where the two forms of GELU differ most
     assert branch.hidden.out_features == 6
     torch.testing.assert_close(branch(x), branch.output(phi(branch.hidden(x))))
 

@@ -153,9 +153,9 @@ def test_a_vision_transformer_knows_where_a_patch_lies():
     torch.manual_seed(0)
     model = vit(inputs=1, size=8, patch=4, classes=3, depth=2, width=16, heads=4).eval()
     x = torch.randn(2, 1, 8, 8)
-    assert not torch.allclose(model(x), model(x.flip(-1)))
-    torch.nn.init.zeros_(model.position.weight)
-    swapped = torch.cat((x[..., 4:], x[..., :4]), -1)  # two patches change places, and nothing tells them apart
+    swapped = torch.cat((x[..., 4:], x[..., :4]), -1)  # two patches change places
+    assert (model(x) - model(swapped)).abs().max() > 1e-3
+    torch.nn.init.zeros_(model.position.weight)  # and now nothing tells them apart
     torch.testing.assert_close(model(x), model(swapped))
     with pytest.raises(ValueError, match=r"got an image of \(9, 8\) pixels, and this model is for 8"):
         model(torch.randn(1, 1, 9, 8))

@@ -19,8 +19,10 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     | `transformer_lm(..., activation="gelu_tanh")`       | Hugging Face's `GPT2LMHeadModel`                          |
     | `bert()`                                            | Hugging Face's `BertForMaskedLM`                          |
 
-    `load_weights(resnet(depth=50), torchvision.models.resnet50(weights="DEFAULT").state_dict())`
-    `load_weights(bert(), transformers.BertForMaskedLM.from_pretrained("bert-base-uncased").state_dict())`
+    ```python
+    load_weights(resnet(depth=50), torchvision.models.resnet50(weights="DEFAULT").state_dict())
+    load_weights(bert(), transformers.BertForMaskedLM.from_pretrained("bert-base-uncased").state_dict())
+    ```
 
     `model`: of the same size, norm and number of classes or tokens. These libraries define their layers in the order in
     which they run, as ours do, so the tensors are matched by their order and checked by their shapes. Three things are

@@ -130,29 +130,30 @@ def _recursive_word(order: int, affine: str) -> str:
     return "F" + "an" * order
 
 
-def transformer_words(variant: Variant, **options: Any) -> list[str]:
-    """Spell the blocks of one Transformer layer: one word with both branches, or a word for each branch of a stream.
+def transformer_words(variant: Variant, branches: str = "AM", **options: Any) -> list[str]:
+    """Spell the blocks of one Transformer layer: one word with all branches, or a word for each branch of a stream.
 
     A stream takes every branch by itself, `["nA", "nM"]`, unless the word has its own merge. Raises `ValueError` as
     `transformer_word`.
     """
-    word = transformer_word(variant.spell(**options))
+    word = transformer_word(variant.spell(**options), branches)
     return word.split() if variant.stream and not set(word) & set(MERGES) else [word]
 
 
-def transformer_word(word: str) -> str:
-    """Spell a generic word for a Transformer layer, attention then MLP: `nFa` becomes `nAa nMa`.
+def transformer_word(word: str, branches: str = "AM") -> str:
+    """Spell a generic word for a Transformer layer, a copy for each of its branches: `nFa` becomes `nAa nMa`.
 
-    Raises `ValueError` for a word whose branches are not F, or A and M.
+    `branches`: "AM", attention then MLP, or "AXM" for a decoder that also attends to a memory, `nAa nXa nMa`.
+    Raises `ValueError` for a word whose branches are neither F nor these.
     """
-    branches = {letter for letter in word if letter in BRANCHES}
-    if branches == {"F"}:
-        return f"{word.replace('F', 'A')} {word.replace('F', 'M')}"
-    if branches == {"A", "M"}:
+    own = {letter for letter in word if letter in BRANCHES}
+    if own == {"F"}:
+        return " ".join(word.replace("F", branch) for branch in branches)
+    if own == set(branches):
         return word
     raise ValueError(
-        f"the word {word!r} has the branches {', '.join(sorted(branches))}; a Transformer layer needs a word of F, "
-        "such as 'nFa', or of A and M"
+        f"the word {word!r} has the branches {', '.join(sorted(own))}; a Transformer layer needs a word of F, "
+        f"such as 'nFa', or of {', '.join(branches)}"
     )
 
 
@@ -521,6 +522,15 @@ _ALL = (
         "Pre-Norm with a norm behind the attention, a learned scale for each head, and a norm inside the MLP.",
         "shleifer2021normformer",
         inside=lambda norm: {"A": {"head_scale": True}, "M": {"inner_norm": norm}},
+        tags=TRANSFORMER,
+    ),
+    Variant(
+        "qk_norm",
+        "Pre-Norm + QK-norm",
+        "nAa nMa",
+        "Pre-Norm, and a norm on the queries and the keys, so that the scores of the attention cannot grow.",
+        "henry2020query",
+        inside=lambda norm: {"A": {"query_key_norm": norm}},
         tags=TRANSFORMER,
     ),
     Variant(

@@ -3,9 +3,9 @@
 from resnorm.data.dataset import DataSet
 from resnorm.data.images import cifar10, digits
 from resnorm.data.root import DataError, data_root
-from resnorm.data.sequences import characters, number_words
+from resnorm.data.sequences import characters, number_words, tiny_shakespeare
 
-DATA_SETS = {function.__name__: function for function in (digits, cifar10, number_words, characters)}
+DATA_SETS = {function.__name__: function for function in (digits, cifar10, number_words, characters, tiny_shakespeare)}
 
 
 def load(name: str, **options) -> DataSet:
@@ -24,4 +24,4 @@ def load(name: str, **options) -> DataSet:
     return DATA_SETS[name](**options)
 
 
-__all__ = ["DATA_SETS", "DataError", "DataSet", "characters", "cifar10", "data_root", "digits", "load", "number_words"]
+__all__ = ["DATA_SETS", "DataError", "DataSet", "characters", "cifar10", "data_root", "digits", "load", "number_words", "tiny_shakespeare"]

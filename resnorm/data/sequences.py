@@ -2,17 +2,20 @@
 
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from resnorm.data.dataset import DataSet, Split
-from resnorm.data.root import DataError
+from resnorm.data.root import DataError, data_root
 
 SEED = 0
 PAIRS = ("en-vi", "en-de", "en-fr")
 PADDING, SEPARATOR, END = "\0", "=", "\n"
 NOT_SCORED = -100
+SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
 
 def number_words(pair: str = "en-vi", limit: int = 2000, validation: float = 0.1, test: float = 0.1) -> DataSet:
@@ -62,9 +65,53 @@ def characters(
     Shapes: (windows, context) for inputs and targets.
     Raises DataError where the file cannot be read; ValueError where the text is too short or ``context`` is impossible.
     """
-    if type(context) is not int or context < 1:
-        raise ValueError(f"context={context!r} of characters: give a whole number of at least 1")
     text = _bundled_text() if path is None else _read(Path(path))
+    return _windows("characters", text, context, validation, test)
+
+
+def tiny_shakespeare(
+    root: str | os.PathLike | None = None, context: int = 128, subset: int | None = None, validation: float = 0.1,
+    test: float = 0.1, download: bool = True,
+) -> DataSet:  # fmt: skip
+    """Predict the next character of 1.1 MB of Shakespeare's plays [karpathy2015charrnn], the real sibling of `characters`.
+
+    Windows and splits are those of `characters`; ``subset`` keeps that many of the training windows, drawn by a fixed
+    seed. The file is looked for in ``root`` (see `data_root`), checked against its SHA-256 and downloaded where missing.
+
+    Shapes: (windows, context) for inputs and targets.
+    Raises DataError where the file is missing, damaged or out of reach; ValueError for impossible sizes.
+    """
+    data = _windows("tiny_shakespeare", _shakespeare(data_root(root), download), context, validation, test)
+    if subset is None:
+        return data
+    inputs, targets = data.train
+    if type(subset) is not int or not 1 <= subset <= len(inputs):
+        raise ValueError(f"subset={subset!r} of tiny_shakespeare: give a whole number from 1 to {len(inputs)}, the training windows")
+    chosen = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(SEED))[:subset]
+    return replace(data, train=(inputs[chosen], targets[chosen]))
+
+
+def _shakespeare(root: Path, download: bool) -> str:
+    path, instead = root / "tinyshakespeare" / "input.txt", "The data set 'characters' is bundled and needs no download."
+    if not path.exists() and not download:
+        raise DataError(f"{path} is missing. Set RESNORM_DATA or root= to a folder that has it, or allow download=True. {instead}")
+    import pooch
+
+    try:
+        # An existing file is only checked; a download becomes visible whole, and never under a wrong checksum.
+        pooch.retrieve(SHAKESPEARE, SHAKESPEARE_SHA256, fname=path.name, path=path.parent, progressbar=False)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"Tiny Shakespeare could not be had from {SHAKESPEARE} ({error}). Check the network and run again, or put that "
+            f"file at {path} by hand, or point RESNORM_DATA at a folder that has it. {instead}"
+        ) from error
+    return path.read_text(encoding="utf-8")
+
+
+def _windows(name: str, text: str, context: int, validation: float, test: float) -> DataSet:
+    """Cut a text into windows of characters, each with the characters one further on as its targets."""
+    if type(context) is not int or context < 1:
+        raise ValueError(f"context={context!r} of {name}: give a whole number of at least 1")
     windows = (len(text) - 1) // context
     if windows < 3:
         raise ValueError(
@@ -76,7 +123,7 @@ def characters(
     tokens = torch.tensor([token_of[symbol] for symbol in text[: windows * context + 1]])
     inputs, targets = tokens[:-1].view(windows, context), tokens[1:].view(windows, context)
     return DataSet(
-        "characters", "sequences", *_splits(inputs, targets, validation, test),
+        name, "sequences", *_splits(inputs, targets, validation, test),
         spec=dict(vocabulary=len(symbols), context=context, symbols=symbols),
     )  # fmt: skip
 

@@ -12,24 +12,27 @@ from resnorm.training.batches import Batches
 
 # Each takes the trained model in eval mode, its data and the experiment, leaves the model as it was and returns tidy rows.
 MEASUREMENTS: dict[str, Callable[[nn.Module, DataSet, Any], list[dict[str, Any]]]] = {
+    "activations": lambda model, data, experiment: probes.activations(model, _validation(model, data, 64, "sequences")[0]),
     "affine_maps": lambda model, data, experiment: probes.affine_maps(model),
     "contrast": lambda model, data, experiment: probes.contrast(model, *_test_pixels(model, data, 2000)),
     "covariate_shift": lambda model, data, experiment: _covariate_shift(model, data, experiment.recipe["lr"]),
-    "landscape": lambda model, data, experiment: probes.landscape(model, *_validation_images(model, data, 400)),
-    "lesions": lambda model, data, experiment: probes.lesions(model, *_validation_images(model, data, 1000)),
+    "landscape": lambda model, data, experiment: probes.landscape(model, *_validation(model, data, 400)),
+    "layers": lambda model, data, experiment: probes.lesions(model, *_validation(model, data, 100, "sequences"), swaps=0),
+    "lesions": lambda model, data, experiment: probes.lesions(model, *_validation(model, data, 1000)),
+    "mixing": lambda model, data, experiment: probes.mixing(model, _validation(model, data, 64, "sequences")[0]),
     "reads": lambda model, data, experiment: probes.reads(model),
 }
 
 
-def _validation_images(model: nn.Module, data: DataSet, count: int) -> tuple[Tensor, Tensor]:
-    """The first `count` validation images as in training, unaugmented, and their classes: a measurement is no test result."""
-    _check_images(data)
+def _validation(model: nn.Module, data: DataSet, count: int, kind: str = "images") -> tuple[Tensor, Tensor]:
+    """The first `count` validation examples as in training, unaugmented, and their targets: a measurement is no test result."""
+    _check(data, kind)
     return Batches(data, "validation", next(model.parameters()).device, channels_last=True).plain(slice(0, count))
 
 
 def _test_pixels(model: nn.Module, data: DataSet, count: int) -> tuple[Tensor, ...]:
     """The first `count` test images between 0 and 1, their classes, and the training set's mean and deviation."""
-    _check_images(data)
+    _check(data, "images")
     device, (images, targets) = next(model.parameters()).device, data.test
     pixels = (images[:count].to(device) / 255).contiguous(memory_format=torch.channels_last)
     return pixels, targets[:count].to(device), *(torch.tensor(one, device=device) for one in (data.mean, data.std))
@@ -37,12 +40,12 @@ def _test_pixels(model: nn.Module, data: DataSet, count: int) -> tuple[Tensor, .
 
 def _covariate_shift(model: nn.Module, data: DataSet, lr: float) -> list[dict[str, Any]]:
     """Rows of two kinds on one training batch: "layer", by layer after a step of the ones before it, and "step"."""
-    _check_images(data)
+    _check(data, "images")
     batch = Batches(data, "train", next(model.parameters()).device, channels_last=True).plain(slice(0, 128))
     rows = {"layer": probes.covariate_shift(model, *batch, lr), "step": probes.gradient_steps(model, *batch, lr)}
     return [{"kind": kind, **row} for kind, found in rows.items() for row in found]
 
 
-def _check_images(data: DataSet) -> None:
-    if data.kind != "images":
-        raise ValueError(f"the data set {data.name!r} holds {data.kind}; this measurement takes images")
+def _check(data: DataSet, kind: str) -> None:
+    if data.kind != kind:
+        raise ValueError(f"the data set {data.name!r} holds {data.kind}; this measurement takes {kind}")

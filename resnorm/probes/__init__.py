@@ -8,8 +8,10 @@ from resnorm.probes.landscape import landscape, landscape_plane
 from resnorm.probes.lesions import lesions
 from resnorm.probes.reads import reads
 from resnorm.probes.stored import stored_bytes
+from resnorm.probes.streams import activations, mixing
 
 __all__ = [
+    "activations",
     "affine_maps",
     "blocks_of",
     "contrast",
@@ -19,6 +21,7 @@ __all__ = [
     "landscape_plane",
     "lesions",
     "measure",
+    "mixing",
     "reads",
     "skip_share",
     "stored_bytes",

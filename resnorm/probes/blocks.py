@@ -7,13 +7,14 @@ state of the random generators. So the same call serves at initialisation and in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from resnorm.streams import Stack
+from resnorm.streams import Plain, Stack
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
@@ -37,23 +38,20 @@ def measure(model: nn.Module, x: Tensor, loss: Callable[[Any], Tensor], **inputs
     `gradient_norm`, $\lVert dL/dx_l \rVert_2$;
     `parameter_gradient`, $\lVert dL/dW_l \rVert_2$ over the parameters of the block;
     `skip_share`, $\cot \angle(x_{l-1}, x_l)$, the mean angle over samples (none where the shape changes).
+    Which stream that is where one crosses the blocks, `watching` says.
     Raises `ValueError` where the model shows no blocks.
     """
     blocks = blocks_of(model)
-    seen: list[tuple[Tensor, Tensor]] = []
-    hooks = [block.register_forward_hook(lambda _, given, made: seen.append((given[0], made))) for block in blocks]
+    of_block = [[p for p in block.parameters() if p.requires_grad] for block in blocks]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = [x.device] if x.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices), torch.enable_grad():
+        with torch.random.fork_rng(devices), torch.enable_grad(), watching(model) as streams_seen:
             value = loss(model(x if not x.is_floating_point() else x.detach().requires_grad_(), **inputs))
-            streams = [seen[0][0], *(made for _, made in seen)]
-            of_block = [[p for p in block.parameters() if p.requires_grad] for block in blocks]
+            streams = streams_seen()
             wanted = streams + [p for parameters in of_block for p in parameters]
             gradients = list(torch.autograd.grad(value, wanted, allow_unused=True))
     finally:
-        for hook in hooks:
-            hook.remove()
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
@@ -66,9 +64,33 @@ def measure(model: nn.Module, x: Tensor, loss: Callable[[Any], Tensor], **inputs
             "forward_rms": _finite(stream.detach().float().square().mean().sqrt()),
             "gradient_norm": _norm([gradient]),
             "parameter_gradient": _norm(parameters) if block else None,
-            "skip_share": skip_share(*(t.detach() for t in seen[block - 1])) if block else None,
+            "skip_share": skip_share(streams[block - 1].detach(), stream.detach()) if block else None,
         })
     return rows
+
+
+@contextmanager
+def watching(model: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
+    """Watch a forward pass: the function that it hands over returns the streams $x_0, ..., x_L$ that passed.
+
+    $x_l$ is what block l returned. Where a stream other than the plain one carries the skip, a block returns its branch
+    alone: there $x_l$ is what the next block reads, and behind the last block what the stream closes with.
+    Raises `ValueError` where the model shows no blocks.
+    """
+    seen: list[tuple[Tensor, Tensor]] = []
+    closed: list[Tensor] = []
+    hooks = [one.register_forward_hook(lambda _, given, made: seen.append((given[0], made))) for one in blocks_of(model)]
+    for stack in model.modules():
+        if isinstance(stack, Stack) and not isinstance(stack.stream, Plain):
+            if stack.last is None:
+                hooks.append(stack.register_forward_hook(lambda _, given, made: closed.append(made)))
+            else:
+                hooks.append(stack.last.register_forward_pre_hook(lambda _, given: closed.append(given[0])))
+    try:
+        yield lambda: [given for given, _ in seen] + closed if closed else [seen[0][0], *(made for _, made in seen)]
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def skip_share(x: Tensor, y: Tensor) -> float | None:

@@ -26,7 +26,7 @@ def lesions(
     of zeros. Swaps are at most `swaps` pairs of blocks of one shape, drawn by `seed`.
     `kind`: "whole", "delete" or "swap"; `block`: from 1 on, in forward order, 0 for the whole network; `other`: the
     block it is swapped with, else 0; `loss` in nats; `accuracy`. In eval mode; the model is left as it was.
-    Shapes: x (examples, channels, height, width), targets (examples,).
+    Shapes: x (examples, channels, height, width) with targets (examples,), or both (examples, tokens) for a language model.
     Raises `ValueError` where the model shows no blocks, or blocks that do not hand their output to the next.
     Citation: veit2016residual.
     """

@@ -20,7 +20,7 @@ from resnorm.training.optimizers import build_optimizer
 from resnorm.training.precision import autocast, choose_precision, gradient_scaler
 from resnorm.training.recipe import Recipe
 from resnorm.training.schedules import learning_rates
-from resnorm.training.scores import Scores, cross_entropy
+from resnorm.training.scores import Scores, cross_entropy, spike_share
 
 LOG_EVERY = 50
 EVALUATION_BATCH = 512
@@ -37,6 +37,8 @@ class Run:
     curves: one dict an observation: step, epoch, split, metric, value. Training values are means since the one before.
     metrics: train_loss, train_accuracy (of the last epoch, as trained on), validation_*, test_* (measured once, at the
         end), images_per_second or tokens_per_second (of training alone), steps. Losses in nats; sequences have *_exact.
+        With ``clip`` also gradient_spikes, see `spike_share`, of the norm of the whole gradient before it is clipped; the
+        curves hold its mean as gradient_norm.
     probes: the rows of `resnorm.probes.measure`, each with its step and epoch.
     device, precision: what it ran on and in. wall_seconds: over all starts of the run.
     peak_memory_bytes: of the GPU, or of the whole process on CPU. data_bytes: what the training split takes of it, where
@@ -143,6 +145,10 @@ class _Loop:
         self.step = 0
         self.order = None
         self.recent, self.of_epoch = Scores(device), Scores(device)
+        # The norm of every step's gradient, and where the next one goes: on the device, which nobody waits for.
+        self.norms = torch.full((self.steps,), torch.nan, device=device)
+        self.norm_at = torch.zeros(1, dtype=torch.int64, device=device)
+        self.norms_logged = 0
         self.seconds_aside = 0.0
 
     def run_all(self) -> Run:
@@ -215,7 +221,9 @@ class _Loop:
         else:
             loss.backward()
         if self.recipe.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+            self.norms.index_copy_(0, self.norm_at, norm.detach().float().view(1))
+            self.norm_at.add_(1)
         if self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -231,6 +239,12 @@ class _Loop:
         # The one place of an epoch where the host waits for the device, and where a loss gone wrong is noticed.
         self._observe("train", self.recent)
         self.of_epoch.take(self.recent)
+        if self.recipe.clip is not None and self.run.status == "running":
+            mean = self.norms[self.norms_logged : self.step].mean().item()
+            if isfinite(mean):  # fp16 lets a step overflow now and then, and its scaler skips it
+                place = dict(step=self.step, epoch=self.step / self.steps_per_epoch, split="train")
+                self.run.curves.append(place | dict(metric="gradient_norm", value=mean))
+            self.norms_logged = self.step
 
     def _end_epoch(self) -> None:
         epoch = self.step // self.steps_per_epoch
@@ -286,6 +300,8 @@ class _Loop:
             run.metrics = {}  # what an earlier epoch measured is in the curves; as final values it would mislead
         rate = items / (run.wall_seconds - self.seconds_aside)
         run.metrics |= {"steps": self.step, f"{'images' if kind == 'images' else 'tokens'}_per_second": rate}
+        if self.recipe.clip is not None:
+            run.metrics["gradient_spikes"] = spike_share(self.norms[: self.step])
         run.peak_memory_bytes = max(run.peak_memory_bytes, peak_memory(self.device))
         run.data_bytes = self.train.bytes if self.train.home == self.device else 0
 
@@ -318,6 +334,9 @@ class _Loop:
                     random_cuda=torch.cuda.get_rng_state(self.device) if cuda else None,
                     recent=self.recent.state(),
                     of_epoch=self.of_epoch.state(),
+                    norms=self.norms,
+                    norm_at=self.norm_at,
+                    norms_logged=self.norms_logged,
                     seconds_aside=self.seconds_aside,
                     run=asdict(self.run),
                 )
@@ -336,6 +355,9 @@ class _Loop:
             torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
         self.recent.restore(state["recent"])
         self.of_epoch.restore(state["of_epoch"])
+        self.norms.copy_(state["norms"])
+        self.norm_at.copy_(state["norm_at"])
+        self.norms_logged = state["norms_logged"]
         self.seconds_aside = state["seconds_aside"]
         self.run = Run(**state["run"])
 

@@ -5,6 +5,8 @@ from torch import Tensor
 from torch.nn import functional
 
 NOT_SCORED = -100
+# What a spike stands out from: so many steps before it, by so many of their standard deviations.
+SPIKE_WINDOW, SPIKE_DEVIATIONS = 100, 7.0
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -16,6 +18,26 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
     return functional.cross_entropy(
         logits.flatten(0, -2).float(), targets.flatten(), ignore_index=NOT_SCORED, label_smoothing=label_smoothing
     )
+
+
+def spike_share(norms: Tensor) -> float:
+    r"""The share of steps whose gradient spikes: $\lVert g_t \rVert > m_t + 7 s_t$.
+
+    m and s are the mean and the standard deviation over the 100 steps before t; the first 100 steps are not judged, and
+    a norm that is not finite is a spike. OLMo 2 counts so, with 1,000 steps before. 0 for a run that is too short.
+    Shapes: norms (steps,). Citation: olmo2025two.
+    """
+    if len(norms) <= SPIKE_WINDOW:
+        return 0.0
+    norms = norms.double().cpu()
+    before, judged = norms.unfold(0, SPIKE_WINDOW, 1)[:-1], norms[SPIKE_WINDOW:]
+    # A step that overflowed would hide every spike in the hundred steps after it.
+    seen = before.isfinite()
+    count = seen.sum(1).clamp_min(1)
+    mean = before.where(seen, 0).sum(1) / count
+    deviation = ((before - mean[:, None]).square().where(seen, 0).sum(1) / (count - 1).clamp_min(1)).sqrt()
+    spikes = (judged > mean + SPIKE_DEVIATIONS * deviation) | ~judged.isfinite()
+    return spikes.double().mean().item()
 
 
 class Scores:

@@ -1,0 +1,95 @@
+"""The plans of the placement zoo: one language model, one recipe, one budget, and a word for every variant."""
+
+from typing import Any
+
+from resnorm.lab.experiment import Experiment
+from resnorm.lab.plans.registry import check_seeds, positive, register
+
+# Name in the plan -> model settings. A variant with another norm, or another option, is another placement.
+PLACEMENTS: dict[str, dict[str, Any]] = {
+    "residual": dict(variant="residual"),
+    "pre": dict(variant="pre"),
+    "post": dict(variant="post"),
+    "res_post": dict(variant="res_post"),
+    "sandwich": dict(variant="sandwich"),
+    "keel": dict(variant="keel"),
+    "deepnorm": dict(variant="deepnorm"),
+    "rskip_norm": dict(variant="rskip_norm"),
+    "encoder_b2t": dict(variant="encoder_b2t"),
+    "sub_ln": dict(variant="sub_ln"),
+    "normformer": dict(variant="normformer"),
+    "mix_ln": dict(variant="mix_ln"),
+    "layernorm_scaling": dict(variant="layernorm_scaling"),
+    "depth_scaled": dict(variant="depth_scaled"),
+    "qk_norm": dict(variant="qk_norm"),
+    "olmo2": dict(variant="olmo2"),
+    "rezero": dict(variant="rezero"),
+    "ngpt": dict(variant="ngpt"),
+    "dyt": dict(variant="pre", norm="dyt"),
+    "derf": dict(variant="pre", norm="derf"),
+    "dual": dict(variant="dual"),
+    "denseformer": dict(variant="denseformer"),
+    "attention_residuals": dict(variant="attention_residuals"),
+    "hyper_connections": dict(variant="hyper_connections"),
+    "dynamic_hyper_connections": dict(variant="hyper_connections", dynamic=True),
+    "manifold_hyper_connections": dict(variant="manifold_hyper_connections"),
+}
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+_STREAMS = ("dual", "denseformer", "attention_residuals")
+_ADAMW = dict(optimizer="adamw", beta2=0.95, weight_decay=0.1, decay_norms=False, schedule="cosine", warmup=0.1, clip=1)
+_SIZES: dict[str, tuple[dict, dict, dict]] = {
+    "smoke": (
+        dict(name="characters", context=32),
+        dict(depth=4, width=32, heads=2),
+        dict(epochs=2, batch_size=32, evaluate_every=2, precision="fp32", probe_every=25),
+    ),
+    # bf16 by name, as for images: "auto" is fp32 on a CPU.
+    "cpu": (
+        dict(name="tiny_shakespeare", context=64, subset=6400),
+        dict(depth=12, width=64, heads=4),
+        dict(epochs=1, batch_size=16, precision="bf16", probe_every=100),
+    ),
+    "colab": (
+        dict(name="tiny_shakespeare", context=64, subset=6400),
+        dict(depth=12, width=64, heads=4),
+        dict(epochs=1, batch_size=16, probe_every=100),
+    ),
+    "paper": (
+        dict(name="tiny_shakespeare", context=256),
+        dict(depth=24, width=384, heads=6),
+        dict(epochs=20, batch_size=64, evaluate_every=2, probe_every=200),
+    ),
+}
+
+
+def _experiment(preset: str, placement: str, rate: float, seed: int) -> Experiment:
+    task, model, recipe = _SIZES[preset]
+    settings = PLACEMENTS[placement]
+    measure = ("activations",) if placement in _STREAMS else ("activations", "layers")
+    if "hyper" in placement:
+        measure = ("activations", "mixing")
+    return Experiment(
+        task, dict(name="transformer_lm", **model, **settings), _ADAMW | recipe | dict(lr=rate), seed, measure
+    )
+
+
+def _chosen(placements: Any, preset: str) -> list[str]:
+    if placements is None:
+        return list(PLACEMENTS) if preset != "smoke" else ["residual", "pre", "post", "sandwich"]
+    placements = [placements] if isinstance(placements, str) else list(placements)
+    for name in placements:
+        if name not in PLACEMENTS:
+            raise ValueError(f"there is no placement {name!r}; allowed: {', '.join(PLACEMENTS)}")
+    return placements
+
+
+@register
+def placement_rates(preset: str, seeds: Any = (0,), placements: Any = None, lrs: Any = None) -> list[Experiment]:
+    """The tuning of the zoo: every placement at every learning rate, the same ones for all.  [xiong2020layer]"""
+    lrs = positive("lrs", (RATES if preset != "smoke" else (3e-3, 3e-2)) if lrs is None else lrs)
+    return [
+        _experiment(preset, placement, rate, seed)
+        for placement in _chosen(placements, preset)
+        for rate in lrs
+        for seed in check_seeds(seeds)
+    ]

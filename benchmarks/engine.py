@@ -233,7 +233,7 @@ def vmapped() -> dict[str, Callable]:
     parameters, _ = stack_module_state(models)
     data = pictures()
     engine = image_engine(model=dict(norm="group"))
-    x, y = engine.loop.train.batch(Order(len(data.train[0]), 0, 0, CPU, engine.loop.train.shift), slice(0, BATCH))
+    (x,), y = engine.loop.train.batch(Order(len(data.train[0]), 0, 0, CPU, engine.loop.train.shift), slice(0, BATCH))
 
     def loss(one):
         with torch.autocast("cpu", torch.bfloat16):

@@ -15,7 +15,8 @@ PUBLIC = {
     "branches": ["attention", "conv", "conv1x1", "conv3x3", "cross_attention", "linear", "mlp"],
     "catalog": ["VARIANTS", "Variant", "variant"],
     "models": [
-        "bert", "build", "cifar_densenet", "cifar_resnet", "densenet", "load_weights", "mlp_stack", "resnet", "transformer_lm", "vit",
+        "bert", "build", "cifar_densenet", "cifar_resnet", "densenet", "generate", "load_weights", "mlp_stack", "resnet", "seq2seq",
+        "transformer_lm", "translate", "vit",
     ],
     "theory": ["predict", "skip_share"],
     "probes": ["measure"],

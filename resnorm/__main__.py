@@ -47,6 +47,8 @@ def run(
     python -m resnorm run preact_resnet20 --preset cpu
 
     python -m resnorm run --task cifar10 --model cifar_resnet --set model.depth=20 --set recipe.epochs=10 --seed 0
+
+    torchrun --nproc_per_node 2 -m resnorm run ... trains one model in 2 processes, on 2 GPUs where there are any.
     """
     from resnorm import lab
 
@@ -259,6 +261,10 @@ def _short(experiment) -> str:
 
 
 def _print_records(records: list, json: bool, metric: str | None) -> None:
+    from resnorm.training.distributed import is_first
+
+    if not is_first():
+        return
     if json:
         rows = [
             {"name": r.experiment.name, **r.experiment.to_dict(), "status": r.status, "metrics": r.metrics,

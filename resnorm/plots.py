@@ -278,6 +278,47 @@ def heat_map(
     return figure
 
 
+def cells(
+    frame, y: str, x: str, rows: str, *, panels: str | None = None, names: Sequence[str] | None = None, digits: int = 2,
+    xlabel: str | None = None, ylabel: str | None = None, missing: str = "×",
+):  # fmt: skip
+    """Draw ``y`` as a table of numbers over ``x`` and ``rows``, shaded by their size, a panel for each value of ``panels``.
+
+    ``frame``, ``y``: as in `curves`; seeds are averaged, and a cell that has runs but no value shows ``missing``.
+    ``names``: the rows in their order, by default that of the frame. The columns are the values of ``x``, sorted.
+    Returns a matplotlib Figure. Raises as `curves`.
+    """
+    data = _observations(frame, x, y, rows, panels)
+    names = list(names or dict.fromkeys(data[rows]))
+    columns = sorted(set(data[x]))
+    titles = list(dict.fromkeys(data[panels])) if panels else [None]
+    means = {title: _select(data, {panels: title}).groupby([rows, x])[_VALUE].mean() for title in titles}
+    low, high = data[_VALUE].min(), data[_VALUE].max()
+    parts = []
+    with style():
+        figure, axes = _dot_panels(len(titles), len(names), published=False)
+        for ax, title in zip(axes, titles, strict=False):
+            for (name, column), value in means[title].items():
+                if name in names:
+                    depth = 0.0 if value != value else (value - low) / ((high - low) or 1)
+                    _draw_cell(ax, columns.index(column), names.index(name), missing if value != value else f"{value:.{digits}f}", depth)
+            ax.set(xlabel=xlabel or x, title="" if title is None else title, xticks=range(len(columns)),
+                   xticklabels=[_number(column) if isinstance(column, (int, float)) else column for column in columns],
+                   xlim=(-0.5, len(columns) - 0.5))  # fmt: skip
+            ax.grid(visible=False)
+            for name in names:
+                known = {column: means[title].get((name, column)) for column in columns}
+                said = ", ".join(
+                    f"{missing if value != value else f'{value:.{digits}f}'} at {_number(column) if isinstance(column, (int, float)) else column}"
+                    for column, value in known.items() if value is not None
+                )  # fmt: skip
+                parts.append(f"{'' if title is None else f'{title}, '}{name}: {said}")
+        axes[0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+        _say_seeds(figure, data, spread="mean")
+    figure.alt = f"Table of {ylabel or y} by {xlabel or x}{_seeds(data, 'mean')}. {'; '.join(parts)}."
+    return figure
+
+
 def ridgeline(
     frame, y: str, panels: str | None = "label", *, rows: str = "block", xlabel: str | None = None,
     behind: Any = None, log: bool = False,
@@ -529,6 +570,15 @@ def _draw_heat(ax, table, low: float, high: float, levels: list[float]):
     else:
         ax.set_xticks(x)
     return image
+
+
+def _draw_cell(ax, column: int, row: int, text: str, depth: float) -> None:
+    """A number on a shade of its own, dark enough for white text or pale enough for black: both pages can read it."""
+    from matplotlib.patches import Rectangle
+
+    colour = _shaded(COLOURS[0], 0.85 - 0.85 * depth)
+    ax.add_patch(Rectangle((column - 0.47, row - 0.45), 0.94, 0.9, facecolor=colour, edgecolor="none", zorder=1))
+    ax.text(column, row, text, ha="center", va="center", fontsize=9, color="#000000" if depth < 0.55 else "#FFFFFF", zorder=2)
 
 
 def _draw_hills(ax, hills, levels: list, edges, colour: str | None, log: bool) -> None:

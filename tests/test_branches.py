@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from resnorm.branches import attention, conv, conv1x1, conv3x3, cross_attention, linear, mlp
+from resnorm.branches import Cache, attention, conv, conv1x1, conv3x3, cross_attention, linear, mlp
+from resnorm.branches.attention import rotate
 
 torch.manual_seed(0)
 FACTORIES = {
@@ -283,3 +284,64 @@ def test_the_norms_inside_a_branch_are_their_equation():
     torch.testing.assert_close(hidden(x), hidden.output(h))
     crossed = cross_attention(2, query_key_norm="rms", inner_norm="layer", head_scale=True)(6)
     assert crossed(x, torch.randn(3, 4, 6)).shape == x.shape
+
+
+def test_the_score_of_rotary_positions_depends_on_their_difference_only():
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 6)
+    row = lambda vector: rotate(vector.expand(20, 6))  # noqa: E731
+    scores = row(query) @ row(key).T
+    for difference in (-7, 0, 1, 12):
+        same = scores.diagonal(difference)
+        torch.testing.assert_close(same, same[:1].expand(len(same)), rtol=1e-4, atol=1e-5)
+    assert scores[0].std() > 0.1 and not torch.allclose(scores, scores.T)
+    torch.testing.assert_close(scores[0, 0], query @ key)
+    torch.testing.assert_close(rotate(query.expand(3, 6), start=5), row(query)[5:8])
+
+
+def test_rotary_attention_turns_queries_and_keys_as_complex_numbers():
+    torch.manual_seed(0)
+    plain, branch = attention(2, causal=True)(16), attention(2, causal=True, rotary=True)(16)
+    branch.load_state_dict(plain.state_dict())
+    x = torch.randn(3, 9, 16)
+    turn = torch.exp(1j * torch.arange(9)[:, None] * torch.tensor([1, 1e-1, 1e-2, 1e-3]))
+    heads = [t.unflatten(-1, (2, 8)).transpose(1, 2) for t in plain.query_key_value(x).chunk(3, -1)]
+    query, key = (torch.view_as_complex(t.unflatten(-1, (4, 2)).contiguous()) * turn for t in heads[:2])
+    query, key = (torch.view_as_real(t).flatten(-2) for t in (query, key))
+    h = F.scaled_dot_product_attention(query, key, heads[2], is_causal=True)
+    torch.testing.assert_close(branch(x), branch.output(h.transpose(1, 2).flatten(2)))
+    assert not torch.allclose(branch(x), plain(x), atol=1e-3)
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-6), (torch.bfloat16, 0.03)])
+def test_attention_with_a_cache_is_that_of_the_whole_sequence(rotary, dtype, error):
+    """One token at a time and several; in 16 bits on CPU with a gradient it is written out."""
+    torch.manual_seed(0)
+    branch = attention(2, causal=True, rotary=rotary, query_key_norm="rms")(8).to(dtype)
+    x = torch.randn(3, 7, 8, dtype=dtype)
+    seen = torch.ones(3, 1, 1, 7, dtype=torch.bool)
+    seen[1, ..., 0] = seen[2, ..., 2:4] = False
+    for mask in (None, seen):
+        cache, steps, end = Cache(), [], 0
+        for part in x.split([2, 1, 3, 1], 1):
+            end += part.shape[1]
+            steps.append(branch(part, mask if mask is None else mask[..., :end], cache))
+            assert cache.tokens == cache.length(branch) == end
+        torch.testing.assert_close(torch.cat(steps, 1), branch(x, mask), rtol=error, atol=error)
+
+
+def test_a_cache_computes_the_keys_of_a_memory_once_and_its_rows_can_go_on_from_others():
+    branch, x, z = cross_attention(2)(8), torch.randn(3, 4, 8), torch.randn(3, 5, 8)
+    cache, calls = Cache(), []
+    branch.key_value.register_forward_hook(lambda *given: calls.append(1))
+    mask = torch.rand(3, 1, 1, 5) > 0.3
+    steps = [branch(part, z, mask, cache) for part in x.split(1, 1)]
+    assert len(calls) == 1 and cache.tokens == 0
+    torch.testing.assert_close(torch.cat(steps, 1), branch(x, z, mask))
+
+    branch, cache = attention(2, causal=True)(8), Cache()
+    branch(x[:, :3], cache=cache)
+    rows = torch.tensor([2, 2, 0])
+    cache.reorder(rows)
+    torch.testing.assert_close(branch(x[:, 3:], cache=cache), branch(torch.cat((x[rows, :3], x[:, 3:]), 1))[:, 3:])

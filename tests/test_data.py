@@ -15,11 +15,14 @@ import pytest
 import torch
 
 from resnorm import data
-from resnorm.data import DataError, DataSet, characters, cifar10, digits, load, number_words
+from resnorm.data import (
+    DataError, DataSet, characters, cifar10, digits, load, masked_characters, masked_shakespeare, number_words, sequences,
+    tiny_shakespeare,
+)  # fmt: skip
 from resnorm.data.dataset import channel_statistics, stratified_split
 
 SPLITS = ("train", "validation", "test")
-BUNDLED = [("digits", {}), ("number_words", dict(limit=60)), ("characters", dict(context=50))]
+BUNDLED = [("digits", {}), ("number_words", dict(limit=60)), ("characters", dict(context=50)), ("masked_characters", dict(context=50))]
 
 
 def rows(split) -> set[bytes]:
@@ -48,7 +51,7 @@ def test_load_names_what_there_is():
 def test_data_set_refuses_what_training_could_not_use():
     images, labels = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)
     good = (images, labels)
-    with pytest.raises(ValueError, match="kind='sound'.*'images' and 'sequences'"):
+    with pytest.raises(ValueError, match="kind='sound'.*'images', 'sequences' and 'pairs'"):
         DataSet("x", "sound", good, good, good)
     with pytest.raises(ValueError, match="validation inputs of 'x' are torch.float32.*images need torch.uint8"):
         DataSet("x", "images", good, (images.float(), labels), good)
@@ -161,6 +164,102 @@ def test_characters_refuse(tmp_path):
         characters(tmp_path / "short.txt")
     with pytest.raises(ValueError, match="context=0"):
         characters(context=0)
+
+
+@pytest.fixture
+def shakespeare(tmp_path, monkeypatch):
+    """A text of the real one's form under the name of the real one, with its own checksum."""
+    text = "".join(chr(97 + i % 26) for i in range(2001)).encode()
+    (tmp_path / "tinyshakespeare").mkdir()
+    (tmp_path / "tinyshakespeare" / "input.txt").write_bytes(text)
+    monkeypatch.setattr(sequences, "SHAKESPEARE_SHA256", hashlib.sha256(text).hexdigest())
+    monkeypatch.setattr(sequences, "SHAKESPEARE", "http://127.0.0.1:9/input.txt")  # where nobody answers
+    return tmp_path
+
+
+def test_tiny_shakespeare_is_the_text_and_a_subset_of_its_windows_is_fixed(shakespeare):
+    whole = tiny_shakespeare(shakespeare, context=20)
+    assert whole.spec["vocabulary"] == 26 and [len(getattr(whole, name)[0]) for name in SPLITS] == [80, 10, 10]
+    assert whole.decode(whole.train[0][0]) == "abcdefghijklmnopqrst" and whole.decode(whole.train[1][0])[0] == "b"
+    part, again = tiny_shakespeare(shakespeare, context=20, subset=30), tiny_shakespeare(shakespeare, context=20, subset=30)
+    assert torch.equal(part.train[0], again.train[0]) and len(part.train[0]) == 30
+    assert rows(part.train) <= rows(whole.train) and torch.equal(part.test[0], whole.test[0])
+    assert torch.equal(part.train[0][:, 1:], part.train[1][:, :-1])  # inputs and targets are drawn together
+    assert not torch.equal(part.train[0], whole.train[0][:30])
+    for subset in (0, 81, 2.5):
+        with pytest.raises(ValueError, match=f"subset={subset} of tiny_shakespeare: give a whole number from 1 to 80"):
+            tiny_shakespeare(shakespeare, context=20, subset=subset)
+
+
+def test_a_missing_or_damaged_text_is_refused(shakespeare):
+    path = shakespeare / "tinyshakespeare" / "input.txt"
+    path.write_bytes(path.read_bytes() + b"!")
+    with pytest.raises(DataError, match="'characters' is bundled"):  # another checksum, and no network to mend it
+        tiny_shakespeare(shakespeare)
+    assert path.exists()  # nothing of the reader's is deleted
+    path.unlink()
+    with pytest.raises(DataError, match="could not be had .*Check the network.*RESNORM_DATA"):
+        tiny_shakespeare(shakespeare)
+    with pytest.raises(DataError, match="input.txt is missing. .*allow download=True"):
+        tiny_shakespeare(shakespeare, download=False)
+    assert not path.exists()
+
+
+# --- masked text
+
+
+def masked_of(data, split):
+    """The positions that are scored, what the model is shown there, and what stood there."""
+    inputs, targets = getattr(data, split)
+    chosen = targets != -100
+    return chosen, inputs[chosen], targets[chosen]
+
+
+def test_masked_characters_follow_berts_rule():
+    plain, masked = characters(context=40), masked_characters(context=40, copies=3)
+    mask = plain.spec["vocabulary"]
+    assert masked.spec == plain.spec | dict(vocabulary=mask + 1, symbols=plain.spec["symbols"] + sequences.MASK)
+    shown, true = [], []
+    for split in SPLITS:
+        text, (inputs, targets) = getattr(plain, split)[0], getattr(masked, split)
+        text = text.repeat(3, 1) if split == "train" else text
+        chosen, seen, stood = masked_of(masked, split)
+        assert set(chosen.sum(1).tolist()) == {6}  # 15 % of 40, in every row
+        assert torch.equal(inputs[~chosen], text[~chosen]) and torch.equal(stood, text[chosen])
+        shown.append(seen), true.append(stood)
+    shown, true = torch.cat(shown), torch.cat(true)
+    kept, hidden = shown == true, shown == mask
+    assert hidden.float().mean() == pytest.approx(0.8, abs=0.01)
+    # A character drawn from all of them is the true one in one of the `mask` cases.
+    assert kept.float().mean() == pytest.approx(0.1 + 0.1 / mask, abs=0.01)
+    other = shown[~hidden & ~kept]
+    assert set(other.tolist()) == set(range(mask)) and torch.bincount(other).max() < 3 * len(other) / mask
+
+
+def test_every_copy_is_masked_anew_and_every_window_is_masked():
+    once, twice = masked_characters(context=3), masked_characters(context=3, copies=2)
+    first, second = (twice.train[1] != -100).chunk(2)
+    assert len(first) == len(once.train[0]) and 0 < (first & second).sum() < first.sum() / 2
+    assert set(first.sum(1).tolist()) == {1}  # 15 % of 3 are less than a half
+    assert len(twice.validation[0]) == len(once.validation[0])
+
+
+def test_masked_shakespeare_is_the_text_masked(shakespeare):
+    whole, part = tiny_shakespeare(shakespeare, context=20), masked_shakespeare(shakespeare, context=20, subset=30, copies=2)
+    chosen, _, true = masked_of(part, "train")
+    assert part.name == "masked_shakespeare" and len(chosen) == 60 and len(part.test[0]) == len(whole.test[0])
+    text = torch.where(chosen, part.train[1], part.train[0])
+    assert rows((text,)) <= rows(whole.train)
+
+
+def test_masked_text_refuses(tmp_path):
+    for copies in (0, 1.5):
+        with pytest.raises(ValueError, match=f"copies={copies} of masked_characters: give a whole number"):
+            masked_characters(copies=copies)
+    path = tmp_path / "text.txt"
+    path.write_text(f"a{sequences.MASK}" * 50, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"holds '{sequences.MASK}', which stands for the mask"):
+        masked_characters(path, context=10)
 
 
 # --- CIFAR-10, from a small archive of the same form

@@ -502,9 +502,11 @@ def test_every_plan_has_every_preset_and_distinct_experiments(name, preset):
     experiments = lab.plan(name, preset)
     assert len(set(experiments)) == len(experiments) >= 1
     seeds = {item.seed for item in experiments}
-    assert seeds == ({0} if name in ("preact_resnet20", "thousand_layers") else {0, 1, 2})
+    assert seeds == ({0} if name in ("preact_resnet20", "thousand_layers", "placement_rates") else {0, 1, 2})
     bundled = preset == "smoke" or name == "thousand_blocks"  # a thousand blocks are much, so that their data are little
-    assert {item.task["name"] for item in experiments} <= {"digits" if bundled else "cifar10", "number_words"}
+    small = {"digits", "characters", "masked_characters", "number_pairs"}
+    real = {"cifar10", "tiny_shakespeare", "masked_shakespeare", "multi30k", "en_vi", "iwslt15_en_vi", "wmt14_en_de"}
+    assert {item.task["name"] for item in experiments} <= (small if bundled else real) | {"number_words"}
 
 
 def test_a_preset_sizes_a_plan_and_keeps_its_meaning():
@@ -534,6 +536,8 @@ def test_plans_can_be_narrowed():
     assert [item.model["order"] for item in narrowed if "order" in item.model] == [1, 3, 1, 3]
     assert {item.model["skip"] for item in narrowed if "skip" in item.model} == {0.5}
     assert {item.model["depth"] for item in lab.plan("degradation", "cpu", depths=[20])} == {20}
+    tried = {(item.model["variant"], item.recipe["lr"]) for item in lab.plan("masked_text", "cpu", seeds=[0], lrs=[0.001, 0.01])}
+    assert tried == {(word, lr) for word in ("pre", "post") for lr in (0.001, 0.01)}
 
 
 @pytest.mark.parametrize(

@@ -389,5 +389,6 @@ def test_what_cannot_be_built_is_refused_with_what_is_allowed(call, message):
 
 
 def test_every_model_can_be_built_by_name():
-    assert set(MODELS) == {"mlp_stack", "cifar_resnet", "resnet", "cifar_densenet", "densenet", "transformer_lm", "vit"}
+    language = {"transformer_lm", "bert", "seq2seq"}
+    assert set(MODELS) == {"mlp_stack", "cifar_resnet", "resnet", "cifar_densenet", "densenet", "vit"} | language
     assert build("resnet", IMAGES, width=8)(torch.randn(2, 1, 32, 32)).shape == (2, 10)

@@ -25,7 +25,7 @@ from resnorm.training.batches import Batches, Order
 from resnorm.training.checkpoint import identity
 from resnorm.training.optimizers import build_optimizer
 from resnorm.training.precision import autocast, choose_precision, gradient_scaler
-from resnorm.training.scores import Scores, cross_entropy
+from resnorm.training.scores import Scores, cross_entropy, spike_share
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")
@@ -109,8 +109,14 @@ def test_recipe_survives_json():
         ("epochs", 0, "at least 1"),
         ("epochs", 1.5, "whole number"),
         ("batch_size", True, "whole number"),
-        ("optimizer", "adam", "one of sgd, adamw"),
-        ("schedule", "linear", "one of constant, cosine, step, inverse_sqrt, one_cycle"),
+        ("optimizer", "adam", "one of sgd, adamw, muon"),
+        ("schedule", "linear", "one of constant, cosine, step, inverse_sqrt, one_cycle, wsd"),
+        ("batch_tokens", 0, "None or a whole number above 0"),
+        ("batch_tokens", 1e3, "None or a whole number above 0"),
+        ("accumulate", 0, "at least 1"),
+        ("accumulate", 129, "at most batch_size=128"),
+        ("decay_share", 0, "above 0"),
+        ("decay_share", 1.5, "at most 1"),
         ("augment", "flip", "one of none, crop_flip"),
         ("precision", "fp64", "one of auto, fp32, bf16, fp16"),
         ("lr", 0, "above 0"),
@@ -138,7 +144,7 @@ def test_recipe_names_what_is_wrong(field, value, allowed):
 
 # --- Schedules
 
-SCHEDULES = ("constant", "cosine", "step", "inverse_sqrt", "one_cycle")
+SCHEDULES = ("constant", "cosine", "step", "inverse_sqrt", "one_cycle", "wsd")
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -166,6 +172,10 @@ def test_schedules_have_their_shapes():
         reference.step()
     vaswani = [min((t + 1) ** -0.5, (t + 1) * 25**-1.5) * 5 for t in range(100)]
     assert rates("inverse_sqrt", warmup=25) == pytest.approx(vaswani)
+    falling = [0.04 * (100 - t) for t in range(75, 100)]
+    assert rates("wsd", decay_share=0.25) == pytest.approx([1.0] * 75 + falling)
+    halved = [1.0] * 25 + [0.02 * (100 - t) for t in range(50, 100)]
+    assert rates("wsd", warmup=25, decay_share=0.5)[25:] == pytest.approx(halved)  # a share of the run, as in "step"
     triangle = rates("one_cycle")
     assert triangle[29] == 1.0 and triangle[0] == pytest.approx(1 / 30) and triangle[-1] == pytest.approx(1 / 70)
 
@@ -173,6 +183,9 @@ def test_schedules_have_their_shapes():
 def test_warm_up_must_fit():
     with pytest.raises(ValueError, match="warmup=100 does not fit in a run of 100 steps.*fraction"):
         learning_rates(Recipe(warmup=100), 100)
+    learning_rates(Recipe(warmup=80, schedule="wsd"), 100)
+    with pytest.raises(ValueError, match="warmup=0.9 and decay_share=0.2 overlap in a run of 100 steps: take a shorter"):
+        learning_rates(Recipe(warmup=0.9, schedule="wsd"), 100)
 
 
 # --- Precision
@@ -218,8 +231,8 @@ def test_a_plain_batch_is_normalised():
     batches = Batches(found, "train", CPU)
     mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (found.mean, found.std))
     expected = (found.train[0][5:20] / 255 - mean) / std
-    torch.testing.assert_close(batches.plain(slice(5, 20))[0], expected)
-    whole = batches.plain(slice(None))[0]
+    torch.testing.assert_close(batches.plain(slice(5, 20))[0], (expected,))
+    (whole,) = batches.plain(slice(None))[0]
     assert whole.mean((0, 2, 3)).abs().max() < 1e-3 and (whole.std((0, 2, 3)) - 1).abs().max() < 1e-3
 
 
@@ -227,7 +240,7 @@ def test_crop_and_flip_equal_the_same_done_image_by_image():
     found = images(40, size=16, channels=3)
     batches = Batches(found, "train", CPU, augment="crop_flip", channels_last=True)
     order = Order(40, 0, 0, CPU, batches.shift)
-    inputs, targets = batches.batch(order, slice(8, 40))
+    (inputs,), targets = batches.batch(order, slice(8, 40))
     assert inputs.is_contiguous(memory_format=torch.channels_last) and inputs.shape == (32, 3, 16, 16)
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (found.mean, found.std))
     for position in range(32):
@@ -246,8 +259,9 @@ def test_a_tensor_of_positions_gives_the_batch_of_the_slice():
     for found, augment in ((images(40, size=16, channels=3), "crop_flip"), (images(40), "none"), (sequences(), "none")):
         batches = Batches(found, "train", CPU, augment=augment)
         order = Order(len(batches), 0, 0, CPU, batches.shift)
-        for a, b in zip(batches.batch(order, slice(8, 24)), batches.batch(order, torch.arange(8, 24)), strict=True):
-            assert torch.equal(a, b)
+        (x, *_), targets = batches.batch(order, slice(8, 24))
+        (again, *_), same_targets = batches.batch(order, torch.arange(8, 24))
+        assert torch.equal(x, again) and torch.equal(targets, same_targets)
 
 
 def test_an_order_is_refilled_in_place():
@@ -270,8 +284,8 @@ def test_a_split_that_does_not_fit_streams_and_says_so(monkeypatch):
     monkeypatch.setattr(streamed, "device", CPU)  # what the host would send, before it is sent
     for name in ("mean", "scale"):
         monkeypatch.setattr(streamed, name, getattr(resident, name))
-    for a, b in zip(streamed.batch(order, slice(8)), resident.batch(order, slice(8)), strict=True):
-        assert torch.equal(a, b)
+    ((x,), targets), ((again,), same_targets) = (one.batch(order, slice(8)) for one in (streamed, resident))
+    assert torch.equal(x, again) and torch.equal(targets, same_targets)
 
 
 def test_small_batches_that_are_fetched_together_are_the_same_batches(monkeypatch):
@@ -727,7 +741,7 @@ def test_only_training_batches_are_augmented_and_the_test_split_is_seen_once_and
     splits = [found.validation, found.validation, found.validation, found.test]
     for inputs, (pixels, _) in zip(seen[False], splits, strict=True):
         torch.testing.assert_close(inputs, (pixels / 255 - found.mean[0]) / found.std[0], rtol=1e-4, atol=1e-5)
-    plain = Batches(found, "train", CPU).plain(slice(None))[0]
+    (plain,), _ = Batches(found, "train", CPU).plain(slice(None))
     given = {image.numpy().tobytes() for image in plain}
     changed = sum(image.numpy().tobytes() not in given for image in seen[True][0])
     assert changed > 80  # of 96: one in 50 is neither shifted nor mirrored
@@ -785,7 +799,7 @@ def test_a_language_model_learns_number_words_by_heart():
     assert run.status == "finished" and losses[0] > 2.0 and losses[-1] < 0.2 * losses[0]
     metrics = ("loss", "accuracy", "exact")
     names = {f"{split}_{metric}" for split in ("train", "validation", "test") for metric in metrics}
-    assert set(run.metrics) == names | {"steps", "tokens_per_second"}
+    assert set(run.metrics) == names | {"steps", "tokens_per_second", "gradient_spikes"}
     assert [(row["step"], row["block"]) for row in run.probes] == [(0, 0), (0, 1), (50, 0), (50, 1)]
     with torch.no_grad():
         guesses = model(words.test[0]).argmax(-1)
@@ -873,3 +887,31 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
         with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
             fit(mlp(), images(), RECIPE, checkpoint=tmp_path / "run.pt")
     assert not (tmp_path / "made").exists()
+
+
+def test_a_spike_stands_out_from_the_hundred_steps_before_it():
+    calm = torch.ones(300) + 0.01 * torch.arange(300).remainder(2)
+    assert spike_share(calm) == 0
+    norms = calm.clone()
+    norms[[150, 250]] = 2.0
+    assert spike_share(norms) == pytest.approx(2 / 200)
+    norms[50] = 100.0  # not judged, and it hides what follows within a hundred steps: 150 is the last of them
+    assert spike_share(norms) == pytest.approx(1 / 200)
+    norms[50], norms[200] = 1.0, torch.inf  # a spike itself, and it hides nothing
+    assert spike_share(norms) == pytest.approx(3 / 200)
+    assert spike_share(norms[:100]) == 0
+
+
+def test_with_clipping_the_gradient_of_every_step_is_kept(tmp_path):
+    recipe = Recipe(epochs=4, batch_size=8, lr=0.1, clip=1e-3)
+    whole = fit(mlp(), images(64), recipe, progress=False)
+    measured = [row["value"] for row in whole.curves if row["metric"] == "gradient_norm"]
+    assert len(measured) == 4 and min(measured) > 1e-3  # before it is clipped
+    assert whole.metrics["gradient_spikes"] == 0.0
+    path = tmp_path / "checkpoint.pt"
+    fit(mlp(), images(64), recipe, checkpoint=path, progress=False)
+    state = torch.load(path, weights_only=True)
+    assert state["norms"].isfinite().all() and state["norms"].shape == (32,)
+    assert [state["norms"][at : at + 8].mean().item() for at in (0, 8, 16, 24)] == pytest.approx(measured)
+    unclipped = fit(mlp(), images(64), replace(recipe, clip=None), progress=False)
+    assert "gradient_spikes" not in unclipped.metrics and not any(row["metric"] == "gradient_norm" for row in unclipped.curves)

@@ -2,15 +2,81 @@ r"""Self-attention and cross-attention, by `torch.nn.functional.scaled_dot_produ
 
 Three norms may stand inside: `query_key_norm` on the queries and the keys (QK-norm), `inner_norm` before the output
 matrix (Sub-LN), and `head_scale`, one learned number a head that starts at 1 (NormFormer).
+A `Cache` keeps keys and values from one token to the next.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from resnorm.norms import norm
+
+KeysAndValues = tuple[Tensor, Tensor]
+
+
+class Cache:
+    """The keys and values that a model's attentions have computed, so that the next tokens need only their own.
+
+    Give one to every pass over the same rows, as the `cache` of each attention: `stack(x, A=dict(cache=cache))`.
+    Self-attention adds to its keys and values, cross-attention computes those of its memory once. They are kept by
+    module, so a module may run only once in a pass.
+    Shapes: keys and values (batch, heads, tokens, width / heads).
+    """
+
+    def __init__(self) -> None:
+        self.past: dict[nn.Module, KeysAndValues] = {}
+        self.memory: dict[nn.Module, KeysAndValues] = {}
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens of the passes before."""
+        return max((self.length(module) for module in self.past), default=0)
+
+    def length(self, module: nn.Module) -> int:
+        """The number of tokens whose keys and values a self-attention has stored."""
+        return self.past[module][0].shape[-2] if module in self.past else 0
+
+    def extend(self, module: nn.Module, key: Tensor, value: Tensor) -> KeysAndValues:
+        """Add the keys and values of the next tokens; return all of them."""
+        if module in self.past:
+            key, value = (torch.cat(pair, -2) for pair in zip(self.past[module], (key, value), strict=True))
+        self.past[module] = key, value
+        return key, value
+
+    def once(self, module: nn.Module, compute: Callable[[], KeysAndValues]) -> KeysAndValues:
+        """Return the keys and values of the memory, computed at the first pass."""
+        if module not in self.memory:
+            self.memory[module] = compute()
+        return self.memory[module]
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let row i go on from what was row `rows[i]`, (batch,) of int64; each keeps its memory."""
+        self.past = {module: (key[rows], value[rows]) for module, (key, value) in self.past.items()}
+
+
+def angles(positions: Tensor, width: int) -> Tensor:
+    r"""The angle of every position for every pair of features: $p \cdot 10000^{-2i / d}$.
+
+    Shapes: positions (tokens,), output (tokens, width / 2), in radians. Citation: vaswani2017attention.
+    """
+    return positions[:, None] * 10000 ** (-torch.arange(0, width, 2, device=positions.device) / width)
+
+
+def rotate(x: Tensor, start: int = 0) -> Tensor:
+    r"""Turn every pair of features by the angle of its token's position, so that a score sees the distance only.
+
+    $$R_p^\top R_q = R_{q-p}, \qquad R_p = \operatorname{diag}\begin{pmatrix} \cos p\theta_i & -\sin p\theta_i \\
+    \sin p\theta_i & \cos p\theta_i \end{pmatrix}, \qquad \theta_i = 10000^{-2i / d}$$
+
+    `start`: the position of the first token. Shapes: (..., tokens, d) to (..., tokens, d). Citation: su2024roformer.
+    """
+    turn = angles(torch.arange(start, start + x.shape[-2], device=x.device), x.shape[-1])
+    cos, sin = turn.cos().to(x.dtype), turn.sin().to(x.dtype)
+    one, other = x.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((one * cos - other * sin, one * sin + other * cos), -1).flatten(-2)
 
 
 class _Attention(nn.Module):
@@ -36,15 +102,18 @@ class _Attention(nn.Module):
         self.inner_norm = None if inner_norm is None else norm(inner_norm, width)
         self.output = nn.Linear(width, width, bias=bias)
 
+    def split(self, x, norm=None):
+        """(batch, tokens, width) to (batch, heads, tokens, width / heads), normalised before."""
+        x = x if norm is None else norm(x)
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
     def attend(self, query, key, value, mask):
-        if self.query_norm is not None:
-            query, key = self.query_norm(query), self.key_norm(key)
-        # (batch, tokens, width) -> (batch, heads, tokens, width / heads)
-        query, key, value = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (query, key, value))
-        causal = self.causal
+        queries, keys = query.shape[-2], key.shape[-2]
+        causal = self.causal and queries > 1  # a single token is the last one, and sees all
         written_out = query.device.type == "cpu" and query.dtype.itemsize == 2 and torch.is_grad_enabled()
-        if causal and (written_out or mask is not None):  # scaled_dot_product_attention takes one or the other
-            past = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+        # scaled_dot_product_attention takes one or the other, and for it the first query is the first token
+        if causal and (written_out or mask is not None or queries < keys):
+            past = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
             if mask is None:
                 mask = past
             else:
@@ -84,18 +153,35 @@ class SelfAttention(_Attention):
     With `causal`, a token attends to itself and to earlier tokens only, whatever the mask allows.
     `query_key_norm` normalises $Q$ and $K$ over their whole width, before the heads are split; `inner_norm` and
     `head_scale` act on the heads' outputs, before $W_O$. Each is None, or False, unless it is asked for.
+    `rotary` turns $Q$ and $K$ by their positions (see `rotate`). With a `cache`, x holds the tokens that follow those
+    of the passes before, and attends to them too.
 
-    Shapes: x and output (batch, tokens, width), mask broadcasts to (batch, heads, tokens, tokens).
-    Raises `ValueError` where the heads do not divide the width.
-    Citation: vaswani2017attention; olmo2025two (QK-norm), wang2022magneto (Sub-LN), shleifer2021normformer (head scale).
+    Shapes: x and output (batch, tokens, width), mask broadcasts to (batch, heads, tokens, tokens), with a cache to
+    (batch, heads, tokens, all tokens so far).
+    Raises `ValueError` where the heads do not divide the width, and for rotary positions in heads of an odd width.
+    Citation: vaswani2017attention; su2024roformer (rotary), olmo2025two (QK-norm), wang2022magneto (Sub-LN),
+    shleifer2021normformer (head scale).
     """
 
-    def __init__(self, width, heads=8, causal=False, dropout=0.0, bias=True, **inside):
+    def __init__(self, width, heads=8, causal=False, dropout=0.0, bias=True, rotary=False, **inside):
         inputs = {"query_key_value": (width, 3 * width)}
         super().__init__(width, inputs, heads, causal, dropout, bias, **inside)
+        if rotary and width // heads % 2:
+            raise ValueError(
+                f"attention: rotary positions turn pairs of features, and a head has {width // heads}; use a width that "
+                f"{2 * heads} divides"
+            )
+        self.rotary = rotary
 
-    def forward(self, x, mask=None):
-        return self.attend(*self.query_key_value(x).chunk(3, dim=-1), mask)
+    def forward(self, x, mask=None, cache=None):
+        query, key, value = self.query_key_value(x).chunk(3, dim=-1)
+        query, key, value = self.split(query, self.query_norm), self.split(key, self.key_norm), self.split(value)
+        if self.rotary:
+            start = 0 if cache is None else cache.length(self)
+            query, key = rotate(query, start), rotate(key, start)
+        if cache is not None:
+            key, value = cache.extend(self, key, value)
+        return self.attend(query, key, value, mask)
 
     def roles(self):
         """Yield (role, tensor) for `query`, `key`, `value` (views of one matrix), `output` and `bias`."""
@@ -111,7 +197,7 @@ class CrossAttention(_Attention):
     $$\operatorname{softmax}(Q K^\top / \sqrt{d} + m)\, V W_O, \qquad Q = x W_Q, \quad (K, V) = z\,(W_K, W_V)$$
 
     $z$ is the memory, $d$ the width of a head, $m$ the mask: a boolean (True = may attend) or a float added to the
-    scores.
+    scores. With a `cache`, $K$ and $V$ are computed at the first pass and kept.
 
     Shapes: x and output (batch, tokens, width), memory (batch, memory tokens, memory_width), mask broadcasts to
     (batch, heads, tokens, memory tokens).
@@ -123,8 +209,13 @@ class CrossAttention(_Attention):
         inputs = {"query": (width, width), "key_value": (width if memory_width is None else memory_width, 2 * width)}
         super().__init__(width, inputs, heads, False, dropout, bias, **inside)
 
-    def forward(self, x, memory, mask=None):
-        return self.attend(self.query(x), *self.key_value(memory).chunk(2, dim=-1), mask)
+    def forward(self, x, memory, mask=None, cache=None):
+        def keys_and_values():
+            key, value = self.key_value(memory).chunk(2, dim=-1)
+            return self.split(key, self.key_norm), self.split(value)
+
+        query = self.split(self.query(x), self.query_norm)
+        return self.attend(query, *(keys_and_values() if cache is None else cache.once(self, keys_and_values)), mask)
 
     def roles(self):
         """Yield (role, tensor) for `query`, `key`, `value` (views of one matrix), `output` and `bias`."""
@@ -135,9 +226,9 @@ class CrossAttention(_Attention):
             yield from (("bias", self.query.bias), ("bias", self.key_value.bias), ("bias", self.output.bias))
 
 
-def attention(heads=8, causal=False, dropout=0.0, bias=True, **inside):
+def attention(heads=8, causal=False, dropout=0.0, bias=True, rotary=False, **inside):
     """Return a factory of `SelfAttention`; `inside`: its `query_key_norm`, `inner_norm` and `head_scale`."""
-    return partial(SelfAttention, heads=heads, causal=causal, dropout=dropout, bias=bias, **inside)
+    return partial(SelfAttention, heads=heads, causal=causal, dropout=dropout, bias=bias, rotary=rotary, **inside)
 
 
 def cross_attention(heads=8, memory_width=None, dropout=0.0, bias=True, **inside):

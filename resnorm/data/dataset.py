@@ -1,11 +1,16 @@
 """What a data set is: three splits held as tensors, and what a model has to know of them."""
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+import numpy
 import torch
 from torch import Tensor
 
 Split = tuple[Tensor, Tensor]
+# What the vocabulary of sentence pairs starts with; source and target share one.
+PADDING, START, END, UNKNOWN = range(4)
+NOT_SCORED = -100
 
 
 @dataclass(frozen=True)
@@ -16,10 +21,15 @@ class DataSet:
         images: inputs uint8 (examples, channels, height, width), targets int64 (examples,).
         sequences: inputs int64 tokens (examples, context), targets int64 (examples, context);
         a target of -100 is not scored.
+        pairs: inputs int64 tokens (examples, source tokens), each source ended by END (2) and filled with PADDING (0);
+        targets int64 tokens (examples, target tokens), each ended by END and filled with -100.
 
     ``spec`` holds what a model is built from: ``inputs`` (channels), ``size`` (pixels a side) and ``classes`` for
-    images; ``vocabulary``, ``context`` and ``symbols`` (character i is token i) for sequences.
+    images; ``vocabulary``, ``context`` (of pairs: the longest row of any split) and, where a token is a character,
+    ``symbols`` (character i is token i) for the others.
     ``mean`` and ``std`` are per channel, of the training split, in units of the largest pixel value (255).
+    ``detokenise`` gives the text of a list of tokens that are no characters. ``sources`` and ``references`` are the
+    sentences of the validation and the test split as they were before they became tokens, in the order of the rows.
 
     Raises ValueError where a split does not have the shapes and types above.
     """
@@ -32,10 +42,15 @@ class DataSet:
     spec: dict = field(default_factory=dict)
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    detokenise: Callable[[list[int]], str] | None = None
+    sources: dict[str, list[str]] = field(default_factory=dict)
+    references: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind not in ("images", "sequences"):
-            raise ValueError(f"kind={self.kind!r} of data set {self.name!r}: allowed are 'images' and 'sequences'")
+        if self.kind not in ("images", "sequences", "pairs"):
+            raise ValueError(
+                f"kind={self.kind!r} of data set {self.name!r}: allowed are 'images', 'sequences' and 'pairs'"
+            )
         dtype, dimensions = (torch.uint8, 4) if self.kind == "images" else (torch.int64, 2)
         for split in ("train", "validation", "test"):
             inputs, targets = getattr(self, split)
@@ -44,11 +59,12 @@ class DataSet:
                     f"{split} inputs of {self.name!r} are {inputs.dtype} with shape {tuple(inputs.shape)}: "
                     f"{self.kind} need {dtype} with {dimensions} dimensions"
                 )
-            expected = inputs.shape[:1] if self.kind == "images" else inputs.shape
+            widths = {"images": (), "sequences": inputs.shape[1:], "pairs": targets.shape[-1:]}
+            expected = (len(inputs), *widths[self.kind])
             if targets.dtype != torch.int64 or targets.shape != expected:
                 raise ValueError(
                     f"{split} targets of {self.name!r} are {targets.dtype} with shape {tuple(targets.shape)}: "
-                    f"they must be torch.int64 with shape {tuple(expected)}"
+                    f"they must be torch.int64 with shape {expected}"
                 )
         if self.kind == "images" and not self.mean:
             mean, std = channel_statistics(self.train[0])
@@ -56,8 +72,27 @@ class DataSet:
             object.__setattr__(self, "std", std)
 
     def decode(self, tokens: Tensor) -> str:
-        """The characters that a row of tokens (context,) stands for; targets that are not scored are left out."""
-        return "".join(self.spec["symbols"][token] for token in tokens.tolist() if token >= 0)
+        """The text that a row of tokens (tokens,) stands for; targets that are not scored are left out.
+
+        A row of pairs is read up to END, without START and PADDING.
+        """
+        row = [token for token in tokens.tolist() if token != NOT_SCORED]
+        if self.kind == "pairs":
+            row = [token for token in row[: row.index(END) if END in row else None] if token not in (PADDING, START)]
+        if self.detokenise is not None:
+            return self.detokenise(row)
+        return "".join(self.spec["symbols"][token] for token in row)
+
+
+def padded(pairs: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Split:
+    """Put pairs of lists of tokens into the two tensors of a split of pairs: see `DataSet`."""
+    sides = []
+    for side, filler in zip(zip(*pairs, strict=True), (PADDING, NOT_SCORED), strict=True):
+        rows = numpy.full((len(side), max(map(len, side)) + 1), filler, dtype=numpy.int64)
+        for row, tokens in zip(rows, side, strict=True):
+            row[: len(tokens)], row[len(tokens)] = tokens, END
+        sides.append(torch.from_numpy(rows))
+    return sides[0], sides[1]
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

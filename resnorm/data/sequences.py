@@ -7,13 +7,15 @@ from pathlib import Path
 
 import torch
 
-from resnorm.data.dataset import DataSet, Split
+from resnorm.data.dataset import NOT_SCORED, DataSet, Split, padded
 from resnorm.data.root import DataError, data_root
 
 SEED = 0
 PAIRS = ("en-vi", "en-de", "en-fr")
 PADDING, SEPARATOR, END = "\0", "=", "\n"
-NOT_SCORED = -100
+# What ASCII calls null, start of text, end of text and substitute, in the places of the special tokens of pairs.
+SPECIAL = "\0\x02\x03\x1a"
+MASK, MASKED = "\N{WHITE SQUARE}", 0.15
 SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
@@ -29,14 +31,7 @@ def number_words(pair: str = "en-vi", limit: int = 2000, validation: float = 0.1
     Shapes: (numbers, context) for inputs and targets, with context the longest row.
     Raises ValueError for an unknown pair, a limit that is too small or shares that leave nothing to train on.
     """
-    if pair not in PAIRS:
-        raise ValueError(f"pair={pair!r} of number_words: allowed are {', '.join(PAIRS)}")
-    if type(limit) is not int or limit < 10:
-        raise ValueError(f"limit={limit!r} of number_words: give a whole number of at least 10")
-    source, target = pair.split("-")
-    numbers = list(range(limit))
-    random.Random(SEED).shuffle(numbers)
-    rows = [f"{_name(number, source)}{SEPARATOR}{_name(number, target)}{END}" for number in numbers]
+    rows = [f"{source}{SEPARATOR}{target}{END}" for source, target in _named_numbers("number_words", pair, limit)]
     symbols = PADDING + "".join(sorted(set("".join(rows))))
     token_of = {symbol: token for token, symbol in enumerate(symbols)}
     context = max(map(len, rows)) - 1
@@ -50,6 +45,25 @@ def number_words(pair: str = "en-vi", limit: int = 2000, validation: float = 0.1
     return DataSet(
         f"number_words {pair}", "sequences", *_splits(inputs, targets, validation, test),
         spec=dict(vocabulary=len(symbols), context=context, symbols=symbols),
+    )  # fmt: skip
+
+
+def number_pairs(pair: str = "en-vi", limit: int = 2000, validation: float = 0.1, test: float = 0.1) -> DataSet:
+    """Translate number names as sentence pairs of characters, for an encoder and a decoder: no download.
+
+    Numbers, order and splits are those of `number_words`; source and target are rows of their own, in one vocabulary of
+    the special tokens and the characters of both languages.
+
+    Shapes: (numbers, source tokens) for inputs, (numbers, target tokens) for targets, see `DataSet`.
+    Raises ValueError as `number_words`.
+    """
+    names = _named_numbers("number_pairs", pair, limit)
+    symbols = SPECIAL + "".join(sorted({symbol for row in names for side in row for symbol in side}))
+    token_of = {symbol: token for token, symbol in enumerate(symbols)}
+    inputs, targets = padded([tuple([token_of[symbol] for symbol in side] for side in row) for row in names])
+    return DataSet(
+        f"number_pairs {pair}", "pairs", *_splits(inputs, targets, validation, test),
+        spec=dict(vocabulary=len(symbols), context=max(inputs.shape[1], targets.shape[1]), symbols=symbols),
     )  # fmt: skip
 
 
@@ -89,6 +103,53 @@ def tiny_shakespeare(
         raise ValueError(f"subset={subset!r} of tiny_shakespeare: give a whole number from 1 to {len(inputs)}, the training windows")
     chosen = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(SEED))[:subset]
     return replace(data, train=(inputs[chosen], targets[chosen]))
+
+
+def masked_characters(
+    path: str | os.PathLike | None = None, context: int = 128, copies: int = 1, validation: float = 0.1, test: float = 0.1
+) -> DataSet:
+    r"""Fill in characters that were taken out of a text [devlin2019bert]: the windows of `characters`, masked.
+
+    In each window 15 % of the positions, at least one, are chosen. A chosen character is replaced by the mask, the last
+    token of the vocabulary, with probability 0.8, by a character drawn evenly from all with 0.1, and stays with 0.1.
+    Targets are the true characters at the chosen positions, and -100 elsewhere. The choice is fixed by a seed;
+    ``copies``: how many times the training part holds every window, each time masked anew.
+
+    Shapes: (windows, context) for inputs and targets; ``copies`` times the windows for training.
+    Raises what `characters` raises; ValueError for impossible copies, and for a text that holds the mask's symbol.
+    """
+    return _masked("masked_characters", characters(path, context, validation, test), copies)
+
+
+def masked_shakespeare(
+    root: str | os.PathLike | None = None, context: int = 128, subset: int | None = None, copies: int = 1,
+    validation: float = 0.1, test: float = 0.1, download: bool = True,
+) -> DataSet:  # fmt: skip
+    """Fill in characters that were taken out of Shakespeare's plays: `tiny_shakespeare`, masked as `masked_characters`.
+
+    Shapes: (windows, context) for inputs and targets; ``copies`` times the windows for training.
+    Raises what `tiny_shakespeare` and `masked_characters` raise.
+    """
+    text = tiny_shakespeare(root, context, subset, validation, test, download)
+    return _masked("masked_shakespeare", text, copies)
+
+
+def _masked(name: str, text: DataSet, copies: int) -> DataSet:
+    if type(copies) is not int or copies < 1:
+        raise ValueError(f"copies={copies!r} of {name}: give a whole number of at least 1")
+    symbols = text.spec["symbols"]
+    if MASK in symbols:
+        raise ValueError(f"the text of {name} holds {MASK!r}, which stands for the mask; replace it in the text")
+    mask, generator = len(symbols), torch.Generator().manual_seed(SEED)
+    splits = []
+    for tokens in (text.train[0].repeat(copies, 1), text.validation[0], text.test[0]):
+        count = max(1, round(MASKED * tokens.shape[1]))
+        chosen = torch.rand(tokens.shape, generator=generator).argsort(1) < count
+        draw = torch.rand(tokens.shape, generator=generator)
+        other = torch.randint(mask, tokens.shape, generator=generator)
+        inputs = torch.where(chosen & (draw < 0.9), other, tokens).masked_fill(chosen & (draw < 0.8), mask)
+        splits.append((inputs, tokens.masked_fill(~chosen, NOT_SCORED)))
+    return DataSet(name, "sequences", *splits, spec=text.spec | dict(vocabulary=mask + 1, symbols=symbols + MASK))
 
 
 def _shakespeare(root: Path, download: bool) -> str:
@@ -139,6 +200,17 @@ def _splits(inputs: torch.Tensor, targets: torch.Tensor, validation: float, test
         )
     sizes = [train, *counts]
     return list(zip(inputs.split(sizes), targets.split(sizes), strict=True))
+
+
+def _named_numbers(task: str, pair: str, limit: int) -> list[tuple[str, str]]:
+    """The names of the numbers below ``limit`` in two languages, in an order fixed by a seed."""
+    if pair not in PAIRS:
+        raise ValueError(f"pair={pair!r} of {task}: allowed are {', '.join(PAIRS)}")
+    if type(limit) is not int or limit < 10:
+        raise ValueError(f"limit={limit!r} of {task}: give a whole number of at least 10")
+    numbers = list(range(limit))
+    random.Random(SEED).shuffle(numbers)
+    return [tuple(_name(number, language) for language in pair.split("-")) for number in numbers]
 
 
 def _name(number: int, language: str) -> str:

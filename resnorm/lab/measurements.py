@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from resnorm import probes
 from resnorm.data import DataSet
+from resnorm.lab.translation import samples, translation
 from resnorm.training.batches import Batches
 
 # Each takes the trained model in eval mode, its data and the experiment, leaves the model as it was and returns tidy rows.
@@ -21,13 +22,16 @@ MEASUREMENTS: dict[str, Callable[[nn.Module, DataSet, Any], list[dict[str, Any]]
     "lesions": lambda model, data, experiment: probes.lesions(model, *_validation(model, data, 1000)),
     "mixing": lambda model, data, experiment: probes.mixing(model, _validation(model, data, 64, "sequences")[0]),
     "reads": lambda model, data, experiment: probes.reads(model),
+    "samples": lambda model, data, experiment: samples(model, _check(data, "pairs")),
+    "translation": lambda model, data, experiment: translation(model, _check(data, "pairs")),
 }
 
 
 def _validation(model: nn.Module, data: DataSet, count: int, kind: str = "images") -> tuple[Tensor, Tensor]:
     """The first `count` validation examples as in training, unaugmented, and their targets: a measurement is no test result."""
     _check(data, kind)
-    return Batches(data, "validation", next(model.parameters()).device, channels_last=True).plain(slice(0, count))
+    (x,), targets = Batches(data, "validation", next(model.parameters()).device, channels_last=True).plain(slice(0, count))
+    return x, targets
 
 
 def _test_pixels(model: nn.Module, data: DataSet, count: int) -> tuple[Tensor, ...]:
@@ -41,11 +45,12 @@ def _test_pixels(model: nn.Module, data: DataSet, count: int) -> tuple[Tensor, .
 def _covariate_shift(model: nn.Module, data: DataSet, lr: float) -> list[dict[str, Any]]:
     """Rows of two kinds on one training batch: "layer", by layer after a step of the ones before it, and "step"."""
     _check(data, "images")
-    batch = Batches(data, "train", next(model.parameters()).device, channels_last=True).plain(slice(0, 128))
-    rows = {"layer": probes.covariate_shift(model, *batch, lr), "step": probes.gradient_steps(model, *batch, lr)}
+    (x,), targets = Batches(data, "train", next(model.parameters()).device, channels_last=True).plain(slice(0, 128))
+    rows = {"layer": probes.covariate_shift(model, x, targets, lr), "step": probes.gradient_steps(model, x, targets, lr)}
     return [{"kind": kind, **row} for kind, found in rows.items() for row in found]
 
 
-def _check(data: DataSet, kind: str) -> None:
+def _check(data: DataSet, kind: str) -> DataSet:
     if data.kind != kind:
         raise ValueError(f"the data set {data.name!r} holds {data.kind}; this measurement takes {kind}")
+    return data

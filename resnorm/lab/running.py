@@ -24,6 +24,7 @@ def run(experiment: Experiment, store: Store | None = None, progress: bool = Tru
     """Return the experiment's record: from ``store`` (default: the live store) if it has one, else by running it.
 
     An interrupted run leaves a checkpoint in the store and goes on from there. A diverged run is a record too.
+    Under torchrun the processes train together, see `resnorm.training.fit`, and the first one writes the record.
     """
     store = Store.live() if store is None else store
     record = store.get(experiment)
@@ -35,6 +36,7 @@ def run(experiment: Experiment, store: Store | None = None, progress: bool = Tru
     from resnorm.lab.measurements import MEASUREMENTS
     from resnorm.models import build
     from resnorm.training import Recipe, fit
+    from resnorm.training.distributed import is_first
 
     source_hash()  # of the source as it is now, not as somebody has edited it by the end of the run
     data = _load(json.dumps(experiment.task, sort_keys=True))
@@ -51,8 +53,9 @@ def run(experiment: Experiment, store: Store | None = None, progress: bool = Tru
     record = Record(
         experiment, outcome.status, outcome.metrics, outcome.curves, outcome.probes, provenance(outcome), measurements
     )
-    store.put(record)
-    checkpoint.unlink(missing_ok=True)
+    if is_first():
+        store.put(record)
+        checkpoint.unlink(missing_ok=True)
     return record
 
 
@@ -75,7 +78,8 @@ def run_all(
     ``processes``: how many run side by side, one thread each (default 1, with all threads; on a GPU leave it at 1).
     ``budget``: seconds. A run that, judged by the records of its like, would not fit is not started, and what still
     runs when the time is over is stopped; its checkpoint lets the next call go on from there.
-    Raises ExceptionGroup, after all the others are done, if runs failed.
+    Raises ExceptionGroup, after all the others are done, if runs failed; ValueError under torchrun, whose processes share
+    every run, for more processes or a budget.
     """
     store = Store.live() if store is None else store
     _check_positive("processes", processes)
@@ -85,6 +89,13 @@ def run_all(
     pending.sort(key=lambda experiment: not store.checkpoint(experiment).exists())
     # A run in this process cannot be stopped from outside, so a budget needs a second one.
     separate = budget is not None or (processes or 1) > 1
+    if separate:
+        from resnorm.training.distributed import launched
+
+        if launched():
+            raise ValueError(
+                f"processes={processes} and budget={budget} under torchrun: its processes share every run; leave both out"
+            )
     errors = (_run_in_processes if separate else _run_here)(pending, store, budget, processes or 1, progress)
     if errors:
         raise ExceptionGroup(f"{len(errors)} of {len(pending)} runs failed", errors)
@@ -208,6 +219,10 @@ def _stop(pool, at_once: bool) -> None:
 
 
 def _report(number: int, total: int, record: Record) -> None:
+    from resnorm.training.distributed import is_first
+
+    if not is_first():
+        return
     experiment, metrics = record.experiment, record.metrics
     model = " ".join(f"{key}={value}" for key, value in experiment.model.items() if key != "name")
     result = f", test accuracy {metrics['test_accuracy']:.4f}" if "test_accuracy" in metrics else ""

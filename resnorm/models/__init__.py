@@ -10,7 +10,9 @@ from resnorm.models.bert import bert
 from resnorm.models.densenet import cifar_densenet, densenet
 from resnorm.models.mlp import mlp_stack
 from resnorm.models.resnet import cifar_resnet, resnet
+from resnorm.models.seq2seq import seq2seq
 from resnorm.models.transformer import transformer_lm
+from resnorm.models.translate import generate, translate
 from resnorm.models.vit import vit
 from resnorm.models.weights import load_weights
 
@@ -21,6 +23,8 @@ MODELS = {
     "cifar_densenet": cifar_densenet,
     "densenet": densenet,
     "transformer_lm": transformer_lm,
+    "bert": bert,
+    "seq2seq": seq2seq,
     "vit": vit,
 }
 
@@ -65,9 +69,12 @@ __all__ = [
     "cifar_densenet",
     "cifar_resnet",
     "densenet",
+    "generate",
     "load_weights",
     "mlp_stack",
     "resnet",
+    "seq2seq",
     "transformer_lm",
+    "translate",
     "vit",
 ]

@@ -5,75 +5,97 @@ from typing import Any
 from torch import Tensor, nn
 
 from resnorm import catalog, init
-from resnorm.branches import attention, mlp
+from resnorm.branches import Cache, attention, cross_attention, mlp
 from resnorm.letters import dropout as dropout_letter
 from resnorm.streams import Stack
 from resnorm.words import Block
 
 
 def transformer_stack(
-    depth, width, heads, variant="pre", norm="layer", activation="gelu", dropout=0.0, expansion=4, causal=False, **options,
+    depth, width, heads, variant="pre", norm="layer", activation="gelu", dropout=0.0, expansion=4, causal=False,
+    branches="AM", rotary=False, merge=None, **options,
 ) -> Stack:  # fmt: skip
-    """The layers of a model, with the last norm where their words need one; the weights are still torch's own."""
+    """The layers of a model, with the last norm where their words need one; the weights are still torch's own.
+
+    `branches`: those of a layer, in order; `merge`: the setting of `a`, where it is not the variant's own.
+    """
     chosen = catalog.variant(variant)
+    count = len(branches)
     known = [
-        chosen.complete(options, depth=2 * depth, dim=-1, block=2 * layer, layer=layer) for layer in range(1, depth + 1)
+        chosen.complete(options, depth=count * depth, dim=-1, block=count * layer, layer=layer)
+        for layer in range(1, depth + 1)
     ]
     inside = chosen.inside(norm)
-    branches: dict[str, Any] = {
-        "A": attention(heads, causal=causal, dropout=dropout, **inside.get("A", {})),
+    built: dict[str, Any] = {
+        "A": attention(heads, causal=causal, dropout=dropout, rotary=rotary, **inside.get("A", {})),
+        "X": cross_attention(heads, dropout=dropout, **inside.get("X", {})),
         "M": mlp(expansion, activation, dropout, **inside.get("M", {})),
     }
     blocks = []
     for layer in known:
-        letters = chosen.settings_for(n=norm, **layer)
-        words = catalog.transformer_words(chosen, **layer)
-        if words != [chosen.spell(**layer)]:  # one setting for each occurrence, and F was written out as A and M
+        letters = chosen.settings_for(n=norm, **({} if merge is None else {"a": merge}), **layer)
+        words = catalog.transformer_words(chosen, branches, **layer)
+        if words != [chosen.spell(**layer)]:  # one setting for each occurrence, and F was written out as every branch
             letters = {
-                letter: setting * (2 // len(words)) if isinstance(setting, list) else setting
+                letter: setting * (count // len(words)) if isinstance(setting, list) else setting
                 for letter, setting in letters.items()
             }
         for word in words:
-            own = letters | {letter: branches[letter] for letter in branches if letter in word}
+            own = letters | {branch: built[branch] for branch in branches if branch in word}
             if dropout:
-                word = word.replace("A", "Ad").replace("M", "Md")
+                for branch in branches:
+                    word = word.replace(branch, f"{branch}d")
                 own["d"] = dropout_letter(dropout)
             blocks.append(Block(word, width, **own))
     return Stack(blocks, chosen.carry(width, len(blocks), norm, **options), last=norm)
 
 
-def initialise_transformer(stack: Stack, depth: int, variant: str, initialisation: str | None = None) -> None:
-    """Draw the weights of `depth` layers by a rule of `resnorm.init`: the one named, the variant's own, or "xavier"."""
-    init.initialise(stack, initialisation or catalog.variant(variant).init or "xavier", 2 * depth)
+def initialise_transformer(stack: Stack, depth: int, variant: str, initialisation: str | None = None, branches: int = 2) -> None:
+    """Draw the weights of `depth` layers of `branches` branches by a rule of `resnorm.init`: the one named, the variant's
+    own, or "xavier".
+    """
+    init.initialise(stack, initialisation or catalog.variant(variant).init or "xavier", branches * depth)
 
 
-def positions_of(tokens: Tensor, position: nn.Embedding) -> Tensor:
-    """The embeddings of the positions of (batch, tokens); raises `ValueError` for more tokens than the context."""
-    length, context = tokens.shape[1], position.num_embeddings
-    if length > context:
-        raise ValueError(f"got {length} tokens, but the model's context is {context}; build it with context={length}")
-    return position.weight[:length]
+def check_context(tokens: int, context: int) -> None:
+    """Raise `ValueError` for more tokens than the context."""
+    if tokens > context:
+        raise ValueError(f"got {tokens} tokens, but the model's context is {context}; build it with context={tokens}")
+
+
+def positions_of(tokens: Tensor, position: nn.Embedding, start: int = 0) -> Tensor:
+    """The embeddings of the positions of (batch, tokens), which follow `start` others; raises as `check_context`."""
+    end = start + tokens.shape[1]
+    check_context(end, position.num_embeddings)
+    return position.weight[start:end]
 
 
 class TransformerLM(nn.Module):
     """Embed tokens and positions, run the stack, predict the next token; see `transformer_lm`."""
 
-    def __init__(self, vocabulary: int, context: int, stack: Stack, dropout: float):
+    def __init__(self, vocabulary: int, context: int, stack: Stack, dropout: float, learned: bool):
         super().__init__()
         width = stack.out_width
+        self.context = context
         self.token = nn.Embedding(vocabulary, width)
-        self.position = nn.Embedding(context, width)
+        self.position = nn.Embedding(context, width) if learned else None
         self.dropout = nn.Dropout(dropout)
         self.stack = stack
         self.head = nn.Linear(width, vocabulary, bias=False)
         # the sum of token and position has RMS 1, and so have the logits of a normalised stream
-        nn.init.normal_(self.token.weight, std=0.5**0.5)
-        nn.init.normal_(self.position.weight, std=0.5**0.5)
+        nn.init.normal_(self.token.weight, std=0.5**0.5 if learned else 1.0)
+        if learned:
+            nn.init.normal_(self.position.weight, std=0.5**0.5)
         nn.init.normal_(self.head.weight, std=width**-0.5)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        x = self.token(tokens) + positions_of(tokens, self.position)
-        return self.head(self.stack(self.dropout(x)))
+    def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        start, inputs = (0, {}) if cache is None else (cache.tokens, {"A": {"cache": cache}})
+        x = self.token(tokens)
+        if self.position is None:
+            check_context(start + tokens.shape[1], self.context)
+        else:
+            x = x + positions_of(tokens, self.position, start)
+        return self.head(self.stack(self.dropout(x), **inputs))
 
 
 def transformer_lm(
@@ -88,6 +110,7 @@ def transformer_lm(
     activation="gelu",
     dropout=0.0,
     expansion=4,
+    positions="learned",
     initialisation=None,
     **options,
 ) -> TransformerLM:
@@ -96,14 +119,21 @@ def transformer_lm(
     `variant`: a generic one of the catalog (`nFa` becomes `nAa nMa`), one with a stream (whose blocks are then the
     branches, `nA` and `nM`), or a word of A and M; `options` are the variant's.
     `dropout` acts on the embedding, on the attention's weights, inside the MLP and on every branch before its merge.
+    `positions`: "learned" embeddings that are added to the tokens', or "rotary", which turns queries and keys.
     `initialisation`: a rule of `resnorm.init`, by default the variant's own, else "xavier".
+    With a `Cache`, `model(tokens, cache)` takes the tokens that follow those of the passes before; `generate` does so.
     GPT-2 is `transformer_lm(vocabulary=50257, context=1024, depth=12, width=768, heads=12, activation="gelu_tanh")`, and
     `load_weights` takes its weights.
     Shapes: input (batch, tokens) of int64, output (batch, tokens, vocabulary), the logits.
     Raises `ValueError` for an unknown option, a variant with another branch, or more tokens than the context.
-    Citation: vaswani2017attention.
+    Citation: vaswani2017attention, su2024roformer.
     """
-    stack = transformer_stack(depth, width, heads, variant, norm, activation, dropout, expansion, causal=True, **options)
-    model = TransformerLM(vocabulary, context, stack, dropout)
+    if positions not in ("learned", "rotary"):
+        raise ValueError(f"transformer_lm: positions={positions!r}; allowed: 'learned', 'rotary'")
+    stack = transformer_stack(
+        depth, width, heads, variant, norm, activation, dropout, expansion, causal=True, rotary=positions == "rotary",
+        **options,
+    )  # fmt: skip
+    model = TransformerLM(vocabulary, context, stack, dropout, learned=positions == "learned")
     initialise_transformer(stack, depth, variant, initialisation)
     return model

@@ -6,6 +6,7 @@ from resnorm.probes.contrast import contrast
 from resnorm.probes.covariate_shift import covariate_shift, gradient_steps
 from resnorm.probes.landscape import landscape, landscape_plane
 from resnorm.probes.lesions import lesions
+from resnorm.probes.rank import rank_residual
 from resnorm.probes.reads import reads
 from resnorm.probes.stored import stored_bytes
 from resnorm.probes.streams import activations, mixing
@@ -22,6 +23,7 @@ __all__ = [
     "lesions",
     "measure",
     "mixing",
+    "rank_residual",
     "reads",
     "skip_share",
     "stored_bytes",

@@ -1,4 +1,4 @@
-"""The one training loop: classification of images and language modelling, for any nn.Module."""
+"""The one training loop: classification of images, language modelling and translation, for any nn.Module."""
 
 import os
 import sys
@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from resnorm import probes
 from resnorm.data import DataSet
-from resnorm.training.batches import Batches, Order
+from resnorm.training.batches import Batches, lengths_of
 from resnorm.training.checkpoint import Checkpoint, identity
+from resnorm.training.distributed import Processes
 from resnorm.training.graph import CapturedStep
 from resnorm.training.memory import keep_freed_memory, peak_memory
 from resnorm.training.optimizers import build_optimizer
 from resnorm.training.precision import autocast, choose_precision, gradient_scaler
 from resnorm.training.recipe import Recipe
 from resnorm.training.schedules import learning_rates
-from resnorm.training.scores import Scores, cross_entropy, spike_share
+from resnorm.training.scores import Scores, cross_entropy, scored_in, spike_share
 
 LOG_EVERY = 50
 EVALUATION_BATCH = 512
@@ -36,11 +37,13 @@ class Run:
     status: "finished", or "diverged" where a loss became NaN or infinite.
     curves: one dict an observation: step, epoch, split, metric, value. Training values are means since the one before.
     metrics: train_loss, train_accuracy (of the last epoch, as trained on), validation_*, test_* (measured once, at the
-        end), images_per_second or tokens_per_second (of training alone), steps. Losses in nats; sequences have *_exact.
+        end), images_per_second or tokens_per_second (of training alone; of pairs, scored target tokens), steps. Losses in
+        nats; sequences and pairs have *_exact.
         With ``clip`` also gradient_spikes, see `spike_share`, of the norm of the whole gradient before it is clipped; the
         curves hold its mean as gradient_norm.
     probes: the rows of `resnorm.probes.measure`, each with its step and epoch.
-    device, precision: what it ran on and in. wall_seconds: over all starts of the run.
+    device, precision: what it ran on and in, with the number of processes before it where they were several.
+    wall_seconds: over all starts of the run.
     peak_memory_bytes: of the GPU, or of the whole process on CPU. data_bytes: what the training split takes of it, where
         it lies on the device.
     """
@@ -70,25 +73,35 @@ def fit(
     """Train the model in place and return what was measured; the model is left on the device, in eval mode.
 
     Images reach the model as float (batch, channels, height, width) and it returns logits (batch, classes); tokens as
-    int64 (batch, context) and it returns (batch, context, vocabulary). On CPU the same seed, the same initial weights
-    and the same number of threads give the same weights, bit for bit, also over a kill and a new start from
-    ``checkpoint`` (a path: saved after every epoch). The caller's random state is left as it was.
+    int64 (batch, context) and it returns (batch, context, vocabulary). For pairs it is called as ``model(source, before)``,
+    with int64 (batch, source tokens) and (batch, target tokens), see `resnorm.training.batches`, and returns (batch,
+    target tokens, vocabulary).
+    On CPU the same seed, the same initial weights and the same number of threads give the same weights, bit for bit, also
+    over a kill and a new start from ``checkpoint`` (a path: saved after every epoch). The caller's random state is left as
+    it was.
     ``device`` is the GPU where there is one, else the CPU. On CPU the process keeps the memory that it frees from then
     on, see `resnorm.training.memory`.
     ``cuda_graph`` records the step once and replays it, for models that neither wait for the GPU nor branch on what
     it computes.
+    Under ``torchrun --nproc_per_node N`` the N processes train one model, each on its share of every batch, and arrive
+    at the weights of one process up to the order of additions; dropout draws other masks. The model starts with the first
+    process's weights, and that process alone writes the checkpoint, which all of them must be able to read.
 
-    Raises ValueError where the recipe does not fit the data, the checkpoint belongs to another run, or a CUDA graph is
-    asked for on another device or in fp16, whose scaler waits for the GPU.
+    Raises ValueError where the recipe does not fit the data, the checkpoint belongs to another run, processes cannot share
+    a batch or the model has a batch norm, whose statistics would be those of a share, or a CUDA graph is asked for on
+    another device, in fp16, whose scaler waits for the GPU, for pairs, whose batches differ in shape, or for several
+    processes.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    processes, device = Processes.join(device)
     if isinstance(checkpoint, (str, os.PathLike)):
         checkpoint = Checkpoint(checkpoint)
-    if recipe.batch_size > len(data.train[0]):
-        raise ValueError(
-            f"recipe: batch_size={recipe.batch_size} is more than the {len(data.train[0])} training examples of "
-            f"{data.name!r}: take at most that many"
-        )
+    _check_batches(recipe, data)
+    processes.check(model, None if recipe.batch_tokens else recipe.batch_size)
+    if cuda_graph and data.kind == "pairs":
+        raise ValueError("cuda_graph=True for pairs: it needs batches of one shape, and theirs differ; leave it out")
+    if cuda_graph and processes.count > 1:
+        raise ValueError(f"cuda_graph=True in {processes.count} processes: it holds the step of one alone; leave it out")
     if recipe.augment != "none" and data.kind != "images":
         raise ValueError(
             f"recipe: augment={recipe.augment!r} is for images, but {data.name!r} holds {data.kind}: "
@@ -107,30 +120,55 @@ def fit(
         # Every batch has the same shape, so that trying each convolution's algorithms once pays for itself.
         torch.backends.cudnn.benchmark = True
         with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
-            return _Loop(model, data, recipe, seed, device, checkpoint, progress, cuda_graph).run_all()
+            torch.manual_seed(seed + 1_000_003 * processes.rank)
+            return _Loop(model, data, recipe, seed, device, checkpoint, progress, cuda_graph, processes).run_all()
     finally:
         torch.backends.cudnn.benchmark = benchmark
+
+
+def _check_batches(recipe: Recipe, data: DataSet) -> None:
+    inputs, targets = data.train
+    if recipe.batch_tokens is None:
+        if recipe.batch_size > len(inputs):
+            raise ValueError(
+                f"recipe: batch_size={recipe.batch_size} is more than the {len(inputs)} training examples of "
+                f"{data.name!r}: take at most that many"
+            )
+        return
+    if data.kind != "pairs":
+        raise ValueError(
+            f"recipe: batch_tokens={recipe.batch_tokens} is for pairs, but {data.name!r} holds {data.kind}: "
+            "take batch_size"
+        )
+    longest = int(lengths_of(inputs, targets).sum(0).max())
+    if longest > recipe.batch_tokens:
+        raise ValueError(
+            f"recipe: batch_tokens={recipe.batch_tokens} is less than the {longest} tokens of the longest training example "
+            f"of {data.name!r}: take at least that many"
+        )
 
 
 class _Loop:
     """The state of one run; `run_all` carries it from wherever it stands to the end."""
 
-    def __init__(self, model, data, recipe, seed, device, checkpoint, progress, cuda_graph=False) -> None:
+    def __init__(self, model, data, recipe, seed, device, checkpoint, progress, cuda_graph=False,
+                 processes=Processes()) -> None:  # fmt: skip
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
-        self.checkpoint, self.progress = checkpoint, progress
+        self.checkpoint, self.progress, self.processes = checkpoint, progress, processes
         self.precision = choose_precision(recipe.precision, device)
         self.channels_last = recipe.channels_last
         if self.channels_last == "auto":
             self.channels_last = data.kind == "images" and any(p.dim() == 4 for p in model.parameters())
         model.to(device, memory_format=torch.channels_last if self.channels_last else torch.preserve_format)
         self.model = model
-        # Every training batch has the same shape, and code for one shape is the faster.
-        self.forward = torch.compile(model, dynamic=False) if recipe.compile else model
+        processes.same_start(model)
+        # Training batches have the same shape, those of pairs excepted, and code for one shape is the faster.
+        self.forward = torch.compile(model, dynamic=data.kind == "pairs") if recipe.compile else model
         self.autocast = autocast(self.precision, device) if self.precision != "fp32" else nullcontext()
         self.train = self._batches("train")
         self.evaluated: dict[str, Batches] = {}
-        self.steps_per_epoch = len(self.train) // recipe.batch_size
+        cut = self.train.cut
+        self.steps_per_epoch = len(self.train) // recipe.batch_size if cut is None else len(cut) - 1
         self.steps = recipe.epochs * self.steps_per_epoch
         self.rates = learning_rates(recipe, self.steps)
         self.optimizer = build_optimizer(model, recipe)
@@ -141,8 +179,8 @@ class _Loop:
         self.fetched, self.fetched_at = None, 0
         batch_bytes = 4 * recipe.batch_size * data.train[0][:1].numel()
         self.fetch = max(1, FETCH_BYTES // batch_bytes) * recipe.batch_size
-        self.run = Run(device=_device_name(device), precision=self.precision)
-        self.step = 0
+        self.run = Run(device=_device_name(device, processes.count), precision=self.precision)
+        self.step = self.items = 0
         self.order = None
         self.recent, self.of_epoch = Scores(device), Scores(device)
         # The norm of every step's gradient, and where the next one goes: on the device, which nobody waits for.
@@ -160,7 +198,7 @@ class _Loop:
         self.started = perf_counter() - self.run.wall_seconds
         self.model.train()
         # In a notebook that is only executed, a bar would become part of the page.
-        shown = self.progress and (sys.stderr.isatty() or "google.colab" in sys.modules)
+        shown = self.progress and self.processes.rank == 0 and (sys.stderr.isatty() or "google.colab" in sys.modules)
         with tqdm(total=self.steps, initial=self.step, unit="step", disable=not shown) as bar:
             while self.run.status == "running":
                 self._one_step()
@@ -183,7 +221,7 @@ class _Loop:
         recipe = self.recipe
         epoch, position = divmod(self.step, self.steps_per_epoch)
         if self.order is None or position == 0:
-            order = Order(len(self.train), self.seed, epoch, self.train.home, self.train.shift)
+            order = self.train.order(self.seed, epoch)
             if self.order is None:
                 self.order = order
             else:
@@ -191,35 +229,45 @@ class _Loop:
             self.fetched = None
         if recipe.probe_every and self.step % recipe.probe_every == 0:
             self._probe()
-        start, rate = position * recipe.batch_size, self.rates[self.step]
+        part, rate = self._part(position), self.rates[self.step]
         if self.captured:
-            self.captured(start, rate)
+            self.captured(part.start, rate)
         else:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
-            self._train_on(*self._batch(start))
-        self.recent.examples += recipe.batch_size
+            self._train_on(*self._batch(part))
+        self.recent.examples += part.stop - part.start
+        self.items += self.train.items(self.order, part)
         self.step += 1
 
-    def _batch(self, start: int) -> tuple[Tensor, Tensor]:
-        if self.fetched is None or start >= self.fetched_at + self.fetch:
-            self.fetched, self.fetched_at = self.train.batch(self.order, slice(start, start + self.fetch)), start
-        part = slice(start - self.fetched_at, start - self.fetched_at + self.recipe.batch_size)
-        return self.fetched[0][part], self.fetched[1][part]
+    def _part(self, position: int) -> slice:
+        """The places of an epoch's order that its batch of this number takes, of all processes together."""
+        if self.train.cut is not None:
+            return slice(*self.order.parts[position].tolist())
+        return slice(position * self.recipe.batch_size, (position + 1) * self.recipe.batch_size)
+
+    def _batch(self, part: slice) -> tuple[tuple[Tensor, ...], Tensor]:
+        """This process's share of a batch."""
+        if self.data.kind == "pairs":
+            return self.train.batch(self.order, self.processes.share(part.start, part.stop))
+        if self.fetched is None or part.start >= self.fetched_at + self.fetch:
+            share = self.processes.share(part.start, part.start + self.fetch)
+            self.fetched, self.fetched_at = self.train.batch(self.order, share), part.start
+        (inputs,), targets = self.fetched
+        part = slice(*((place - self.fetched_at) // self.processes.count for place in (part.start, part.stop)))
+        return (inputs[part],), targets[part]
 
     def _train_at(self, part: Tensor) -> None:
         self._train_on(*self.train.batch(self.order, part))
 
-    def _train_on(self, inputs: Tensor, targets: Tensor) -> None:
+    def _train_on(self, inputs: tuple[Tensor, ...], targets: Tensor) -> None:
         """The step itself. Nothing in here waits for the device: a CUDA graph can hold it."""
-        with self.autocast:
-            logits = self.forward(inputs)
-        loss = cross_entropy(logits, targets, self.recipe.label_smoothing)
-        if self.scaler.is_enabled():
-            self.scaler.scale(loss).backward()
-            self.scaler.unscale_(self.optimizer)
+        if self.recipe.accumulate == self.processes.count == 1:
+            self._backward(inputs, targets)
         else:
-            loss.backward()
+            self._backward_in_parts(inputs, targets)
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
         if self.recipe.clip is not None:
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
             self.norms.index_copy_(0, self.norm_at, norm.detach().float().view(1))
@@ -230,13 +278,29 @@ class _Loop:
         else:
             self.optimizer.step()
         self.optimizer.zero_grad()
-        self.recent.add(loss.detach(), logits.detach(), targets)
+
+    def _backward(self, inputs: tuple[Tensor, ...], targets: Tensor, *scored: Tensor) -> None:
+        """Add the gradient of a batch, or of a part of one that has ``scored`` targets in all."""
+        with self.autocast:
+            logits = self.forward(*inputs)
+        loss = cross_entropy(logits, targets, self.recipe.label_smoothing, *scored)
+        self.scaler.scale(loss).backward()
+        self.recent.add(loss.detach(), logits.detach(), targets, *scored)
+
+    def _backward_in_parts(self, inputs: tuple[Tensor, ...], targets: Tensor) -> None:
+        scored = self.processes.sum_(scored_in(targets))
+        if len(targets):  # several processes may be too many for a small batch
+            parts = [tensor.chunk(self.recipe.accumulate) for tensor in (*inputs, targets)]
+            for *of_inputs, of_targets in zip(*parts, strict=True):
+                self._backward(of_inputs, of_targets, scored)
+        self.processes.sum_gradients(self.model.parameters())
 
     def _ends_epoch(self) -> bool:
         return self.step % self.steps_per_epoch == 0
 
     def _log(self) -> None:
         # The one place of an epoch where the host waits for the device, and where a loss gone wrong is noticed.
+        self.processes.sum_(self.recent.sums)
         self._observe("train", self.recent)
         self.of_epoch.take(self.recent)
         if self.recipe.clip is not None and self.run.status == "running":
@@ -275,30 +339,30 @@ class _Loop:
             if split not in self.evaluated:
                 self.evaluated[split] = self._batches(split)
             batches, scores = self.evaluated[split], Scores(self.device)
-            for start in range(0, len(batches), EVALUATION_BATCH):
-                inputs, targets = batches.plain(slice(start, start + EVALUATION_BATCH))
+            for part in batches.parts(EVALUATION_BATCH)[self.processes.rank :: self.processes.count]:
+                inputs, targets = batches.plain(part)
                 with self.autocast:
-                    logits = self.model(inputs)
+                    logits = self.model(*inputs)
                 scores.add(cross_entropy(logits, targets), logits, targets)
-                scores.examples += len(targets)
+            self.processes.sum_(scores.sums)
+            scores.examples = len(batches)
             self.run.metrics |= _named(split, self._observe(split, scores))
             self.model.train()
 
     def _probe(self) -> None:
         with self._aside():
-            inputs, targets = self.train.plain(slice(0, PROBE_BATCH))
+            (x, *before), targets = self.train.plain(slice(0, PROBE_BATCH))
             place = dict(step=self.step, epoch=self.step / self.steps_per_epoch)
-            rows = probes.measure(self.model, inputs, lambda logits: cross_entropy(logits, targets))
+            inputs = dict(zip(("before",), before, strict=False))  # pairs alone have a second input
+            rows = probes.measure(self.model, x, lambda logits: cross_entropy(logits, targets), **inputs)
             self.run.probes += [place | row for row in rows]
 
     def _summarise(self) -> None:
         run, kind = self.run, self.data.kind
         run.wall_seconds = perf_counter() - self.started
-        examples = self.step * self.recipe.batch_size
-        items = examples if kind == "images" else examples * self.data.train[1].shape[1]
         if run.status == "diverged":
             run.metrics = {}  # what an earlier epoch measured is in the curves; as final values it would mislead
-        rate = items / (run.wall_seconds - self.seconds_aside)
+        rate = self.items / (run.wall_seconds - self.seconds_aside)
         run.metrics |= {"steps": self.step, f"{'images' if kind == 'images' else 'tokens'}_per_second": rate}
         if self.recipe.clip is not None:
             run.metrics["gradient_spikes"] = spike_share(self.norms[: self.step])
@@ -314,46 +378,57 @@ class _Loop:
 
     def _batches(self, split: str) -> Batches:
         augment = self.recipe.augment if split == "train" else "none"
-        return Batches(self.data, split, self.device, augment, self.channels_last)
+        return Batches(self.data, split, self.device, augment, self.channels_last, self.recipe.batch_tokens)
 
     def _identity(self) -> dict:
-        return identity(self.model, self.data, self.recipe, self.seed, self.device, self.precision)
+        return identity(self.model, self.data, self.recipe, self.seed, self.device, self.precision) | dict(
+            processes=self.processes.count
+        )
 
     def _save(self) -> None:
         with self._aside():
             self.run.wall_seconds = perf_counter() - self.started
             cuda = self.device.type == "cuda"
-            self.checkpoint.save(
-                dict(
-                    identity=self._identity(),
-                    step=self.step,
-                    model=self.model.state_dict(),
-                    optimizer=self.optimizer.state_dict(),
-                    scaler=self.scaler.state_dict(),
-                    random=torch.get_rng_state(),
-                    random_cuda=torch.cuda.get_rng_state(self.device) if cuda else None,
-                    recent=self.recent.state(),
-                    of_epoch=self.of_epoch.state(),
-                    norms=self.norms,
-                    norm_at=self.norm_at,
-                    norms_logged=self.norms_logged,
-                    seconds_aside=self.seconds_aside,
-                    run=asdict(self.run),
-                )
+            own = dict(
+                random=torch.get_rng_state(),
+                random_cuda=torch.cuda.get_rng_state(self.device) if cuda else None,
+                recent=self.recent.state(),
             )
+            state = dict(
+                identity=self._identity(),
+                step=self.step,
+                items=self.items,
+                model=self.model.state_dict(),
+                optimizer=self.optimizer.state_dict(),
+                scaler=self.scaler.state_dict(),
+                of_processes=self.processes.gathered(own),
+                of_epoch=self.of_epoch.state(),
+                norms=self.norms,
+                norm_at=self.norm_at,
+                norms_logged=self.norms_logged,
+                seconds_aside=self.seconds_aside,
+                run=asdict(self.run),
+            )
+            if self.processes.rank == 0:
+                self.checkpoint.save(state)
 
     def _restore(self) -> None:
         state = self.checkpoint and self.checkpoint.load(self._identity(), self.device)
+        if len(set(self.processes.gathered(state and state["step"]))) > 1:
+            raise ValueError(
+                f"{self.checkpoint.path} is not the same file for all processes: give a path that every one of them can read"
+            )
         if not state:
             return
-        self.step = state["step"]
+        own = state["of_processes"][self.processes.rank]
+        self.step, self.items = state["step"], state["items"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random"].cpu())
-        if state["random_cuda"] is not None:
-            torch.cuda.set_rng_state(state["random_cuda"].cpu(), self.device)
-        self.recent.restore(state["recent"])
+        torch.set_rng_state(own["random"].cpu())
+        if own["random_cuda"] is not None:
+            torch.cuda.set_rng_state(own["random_cuda"].cpu(), self.device)
+        self.recent.restore(own["recent"])
         self.of_epoch.restore(state["of_epoch"])
         self.norms.copy_(state["norms"])
         self.norm_at.copy_(state["norm_at"])
@@ -366,6 +441,7 @@ def _named(split: str, values: dict[str, float]) -> dict[str, float]:
     return {f"{split}_{metric}": value for metric, value in values.items()}
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+def _device_name(device: torch.device, processes: int) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return name if processes == 1 else f"{processes} x {name}"
 

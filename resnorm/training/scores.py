@@ -4,20 +4,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-NOT_SCORED = -100
+from resnorm.data.dataset import NOT_SCORED
+
 # What a spike stands out from: so many steps before it, by so many of their standard deviations.
 SPIKE_WINDOW, SPIKE_DEVIATIONS = 100, 7.0
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def cross_entropy(
+    logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, scored: Tensor | None = None
+) -> Tensor:
     """Mean cross-entropy in nats over the scored targets; -100 is not scored.
 
+    With ``scored`` the sum over the scored targets is divided by that instead: parts of a batch, each with the number of
+    the whole batch, add up to the batch's mean.
     Shapes: logits (batch, classes) with targets (batch,), or (batch, context, vocabulary) with (batch, context) -> ().
     """
     # In float32 whatever the model computed in: a sum of exponentials does not survive 8 bits.
-    return functional.cross_entropy(
-        logits.flatten(0, -2).float(), targets.flatten(), ignore_index=NOT_SCORED, label_smoothing=label_smoothing
-    )
+    loss = functional.cross_entropy(
+        logits.flatten(0, -2).float(), targets.flatten(), ignore_index=NOT_SCORED, label_smoothing=label_smoothing,
+        reduction="mean" if scored is None else "sum",
+    )  # fmt: skip
+    return loss if scored is None else loss / scored
+
+
+def scored_in(targets: Tensor) -> Tensor:
+    """How many targets are scored: targets of any shape -> ()."""
+    return (targets != NOT_SCORED).sum()
 
 
 def spike_share(norms: Tensor) -> float:
@@ -52,17 +64,20 @@ class Scores:
         self.loss, self.right, self.scored, self.whole = self.sums.unbind()
         self.examples = 0
 
-    def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
-        """Count one batch: its mean loss and its logits, both without a gradient."""
+    def add(self, loss: Tensor, logits: Tensor, targets: Tensor, of: Tensor | None = None) -> None:
+        """Count one batch: its mean loss and its logits, both without a gradient.
+
+        For a part of a batch, ``of`` is the number of scored targets that its loss was divided by.
+        """
         right = logits.argmax(-1) == targets  # never where nothing is scored: no class has the number -100
         self.right.add_(right.sum())
         if targets.dim() == 1:
-            self.loss.add_(loss, alpha=len(targets))
+            self.loss.add_(loss, alpha=len(targets)) if of is None else self.loss.add_(loss * of)
             return
         unscored = targets == NOT_SCORED
         self.whole.add_((right | unscored).all(1).sum())
         scored = targets.numel() - unscored.sum()
-        self.loss.add_(loss * scored)
+        self.loss.add_(loss * (scored if of is None else of))
         self.scored.add_(scored)
 
     def take(self, other: "Scores") -> None:
@@ -83,9 +98,9 @@ class Scores:
         self.examples = state["examples"]
 
     def metrics(self, kind: str) -> dict[str, float]:
-        """loss in nats and accuracy per scored target; for sequences also exact, the share that is right throughout."""
+        """loss in nats and accuracy per scored target; for tokens also exact, the share of rows right throughout."""
         loss, right, scored, whole = self.sums.tolist()
         examples = max(self.examples, 1)
-        scored = max(scored, 1) if kind == "sequences" else examples
+        scored = max(scored, 1) if kind != "images" else examples
         values = dict(loss=loss / scored, accuracy=right / scored)
-        return values | (dict(exact=whole / examples) if kind == "sequences" else {})
+        return values | (dict(exact=whole / examples) if kind != "images" else {})

@@ -1,6 +1,6 @@
 """The experiments of the book: one plan a question, sized by a preset that never changes its meaning."""
 
-from resnorm.lab.plans import images, placements, sequences
+from resnorm.lab.plans import images, placements, sequences, transformers, translation
 from resnorm.lab.plans.registry import (
     PLANS,
     PRESETS,
@@ -13,5 +13,5 @@ from resnorm.lab.plans.registry import (
 
 __all__ = [
     "PLANS", "PRESETS", "check_lambdas", "check_orders", "check_preset", "check_seeds", "images", "placements", "plan",
-    "sequences",
+    "sequences", "transformers", "translation",
 ]  # fmt: skip

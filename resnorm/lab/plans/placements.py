@@ -1,9 +1,11 @@
 """The plans of the placement zoo: one language model, one recipe, one budget, and a word for every variant."""
 
+import math
 from typing import Any
 
 from resnorm.lab.experiment import Experiment
-from resnorm.lab.plans.registry import check_seeds, positive, register
+from resnorm.lab.plans.registry import SEEDS, check_seeds, positive, register
+from resnorm.lab.record import Record
 
 # Name in the plan -> model settings. A variant with another norm, or another option, is another placement.
 PLACEMENTS: dict[str, dict[str, Any]] = {
@@ -35,6 +37,12 @@ PLACEMENTS: dict[str, dict[str, Any]] = {
     "manifold_hyper_connections": dict(variant="manifold_hyper_connections"),
 }
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+# What `best_rates` found in the recorded runs of `placement_rates` at the size `cpu`; the chapter checks that it still does.
+TUNED: dict[str, float] = (
+    dict.fromkeys(PLACEMENTS, 1e-2)
+    | dict.fromkeys(("res_post", "rskip_norm", "encoder_b2t", "sub_ln", "mix_ln"), 3e-3)
+    | {"residual": 3e-4, "post": 1e-3, "layernorm_scaling": 3e-2, "denseformer": 3e-2}
+)
 _STREAMS = ("dual", "denseformer", "attention_residuals")
 _ADAMW = dict(optimizer="adamw", beta2=0.95, weight_decay=0.1, decay_norms=False, schedule="cosine", warmup=0.1, clip=1)
 _SIZES: dict[str, tuple[dict, dict, dict]] = {
@@ -62,6 +70,27 @@ _SIZES: dict[str, tuple[dict, dict, dict]] = {
 }
 
 
+def placement_of(experiment: Experiment) -> str:
+    """The name in `PLACEMENTS` of an experiment of these plans; raises ValueError for another one."""
+    keys = ("variant", "norm", "dynamic")
+    wanted = [experiment.model.get(key) for key in keys]
+    for name, settings in PLACEMENTS.items():
+        if [settings.get(key) for key in keys] == wanted:
+            return name
+    raise ValueError(f"no placement has the model {experiment.model}; allowed: {', '.join(PLACEMENTS)}")
+
+
+def best_rates(records: list[Record]) -> dict[str, float]:
+    """The learning rate of each placement whose run has the lowest validation loss, in nats; none where all diverged."""
+    found: dict[str, tuple[float, float]] = {}
+    for record in records:
+        loss = record.metrics.get("validation_loss", math.inf)
+        name, rate = placement_of(record.experiment), record.experiment.recipe["lr"]
+        if loss < found.get(name, (math.inf, 0))[0]:
+            found[name] = (loss, rate)
+    return {name: rate for name, (_, rate) in found.items()}
+
+
 def _experiment(preset: str, placement: str, rate: float, seed: int) -> Experiment:
     task, model, recipe = _SIZES[preset]
     settings = PLACEMENTS[placement]
@@ -73,9 +102,9 @@ def _experiment(preset: str, placement: str, rate: float, seed: int) -> Experime
     )
 
 
-def _chosen(placements: Any, preset: str) -> list[str]:
+def _chosen(placements: Any) -> list[str]:
     if placements is None:
-        return list(PLACEMENTS) if preset != "smoke" else ["residual", "pre", "post", "sandwich"]
+        return list(PLACEMENTS)
     placements = [placements] if isinstance(placements, str) else list(placements)
     for name in placements:
         if name not in PLACEMENTS:
@@ -89,7 +118,20 @@ def placement_rates(preset: str, seeds: Any = (0,), placements: Any = None, lrs:
     lrs = positive("lrs", (RATES if preset != "smoke" else (3e-3, 3e-2)) if lrs is None else lrs)
     return [
         _experiment(preset, placement, rate, seed)
-        for placement in _chosen(placements, preset)
+        for placement in _chosen(placements)
         for rate in lrs
+        for seed in check_seeds(seeds)
+    ]
+
+
+@register
+def placements(preset: str, seeds: Any = SEEDS, placements: Any = None) -> list[Experiment]:
+    """The zoo: every placement at its own tuned learning rate.  [xiong2020layer; kim2025peri; xie2025mhc]
+
+    The rates are those tuned at the size `cpu`; for another size, run `placement_rates` there first.
+    """
+    return [
+        _experiment(preset, placement, TUNED[placement], seed)
+        for placement in _chosen(placements)
         for seed in check_seeds(seeds)
     ]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from resnorm.lab.experiment import Experiment, sweep
-from resnorm.lab.plans.registry import SEEDS, check_seeds, positive, register
+from resnorm.lab.plans.registry import SEEDS, check_seeds, integers, positive, register
 
 
 @register
@@ -38,4 +38,53 @@ def warm_up(preset: str, seeds: Any = SEEDS, lrs: Any = None) -> list[Experiment
     base = Experiment(task, dict(name="transformer_lm", **model), optimizer | recipe)
     # Warm-up over the first quarter of the run: a fraction means the same at every size.
     grid = {"seed": check_seeds(seeds), "recipe.lr": lrs, "model.variant": ["pre", "post"], "recipe.warmup": [0, 0.25]}
+    return sweep(base, grid)
+
+
+@register
+def depth_stability(preset: str, seeds: Any = SEEDS, depths: Any = None, lrs: Any = None) -> list[Experiment]:
+    """At which depths, learning rates and warm-ups Pre-Norm and Post-Norm Transformers train at all.  [xiong2020layer]"""
+    task, model, recipe, default_depths, default_lrs, warmups = {
+        "smoke": (
+            dict(name="characters", context=32),
+            dict(width=32, heads=2),
+            dict(epochs=1, batch_size=32, precision="fp32"),
+            (2, 6),
+            (1e-2,),
+            (0, 0.25),
+        ),
+        # So small that Post-Norm's edge, from all runs that learn to none, lies between 4 and 12 layers.
+        "cpu": (
+            dict(name="tiny_shakespeare", context=32, subset=6400, validation=0.02, test=0.02),
+            dict(width=32, heads=2),
+            dict(epochs=1, batch_size=16, precision="fp32"),
+            (4, 6, 8, 12, 20),
+            (1e-3, 3e-3, 1e-2),
+            (0, 0.25),
+        ),
+        "colab": (
+            dict(name="tiny_shakespeare", context=32, subset=6400, validation=0.02, test=0.02),
+            dict(width=32, heads=2),
+            dict(epochs=1, batch_size=16, precision="fp32"),
+            (4, 8, 12),
+            (3e-3, 1e-2),
+            (0, 0.25),
+        ),
+        "paper": (
+            dict(name="tiny_shakespeare", context=256),
+            dict(width=256, heads=8),
+            dict(epochs=20, batch_size=32),
+            (6, 12, 18, 24, 48),
+            (3e-4, 1e-3, 3e-3, 1e-2),
+            (0, 100, 1000),
+        ),
+    }[preset]
+    depths = integers("depths", default_depths if depths is None else depths, least=1)
+    lrs = positive("lrs", default_lrs if lrs is None else lrs)
+    optimizer = dict(optimizer="adamw", weight_decay=0.01, schedule="cosine")
+    base = Experiment(task, dict(name="transformer_lm", **model), optimizer | recipe)
+    grid = {
+        "seed": check_seeds(seeds), "model.variant": ["pre", "post"], "recipe.warmup": warmups,
+        "model.depth": depths, "recipe.lr": lrs,
+    }  # fmt: skip
     return sweep(base, grid)

@@ -1,0 +1,76 @@
+"""Translate a split of sentence pairs and score the translations by sacreBLEU."""
+
+from typing import Any
+
+from torch import nn
+
+from resnorm.data import DataError, DataSet
+from resnorm.data.dataset import PADDING
+from resnorm.models import translate
+
+# What is searched: greedily for the choice between models, and both ways for the result.
+SEARCHES = (("validation", 1), ("test", 1), ("test", 4))
+BATCH = 128
+SAMPLES = 8
+
+
+def translation(model: nn.Module, data: DataSet) -> list[dict[str, Any]]:
+    """Score the translations of a whole split, one row a split and beam; an empty split has none.
+
+    Columns: split, beam, the columns of `scores`.
+    Raises DataError where the package sacrebleu is missing.
+    """
+    return [
+        dict(split=split, beam=beam) | scores(translated(model, data, split, beam), _sentences(data, split)[1])
+        for split, beam in SEARCHES
+        if len(getattr(data, split)[0])
+    ]
+
+
+def samples(model: nn.Module, data: DataSet) -> list[dict[str, str]]:
+    """The first 8 sentences of the test split: source, reference and the translation by greedy search."""
+    rows = zip(*_sentences(data, "test", SAMPLES), translated(model, data, "test", count=SAMPLES), strict=True)
+    return [dict(source=source, reference=reference, translation=found) for source, reference, found in rows]
+
+
+def translated(model: nn.Module, data: DataSet, split: str, beam: int = 1, count: int | None = None) -> list[str]:
+    """The translations of a split's first `count` sources (None: of all), in the order of its rows."""
+    inputs, device = getattr(data, split)[0][:count], next(model.parameters()).device
+    lengths, found = (inputs != PADDING).sum(1), {}
+    # Sentences of like length end together and need little padding; the longest come first, so that memory fails at once.
+    for part in lengths.argsort(descending=True, stable=True).split(BATCH):
+        source = inputs[part, : lengths[part].max()].to(device)
+        found |= zip(part.tolist(), map(data.decode, translate(model, source, beam=beam).cpu()), strict=True)
+    return [found[row] for row in range(len(inputs))]
+
+
+def scores(translations: list[str], references: list[str]) -> dict[str, Any]:
+    """Compare translations with one reference each, by the corpus scores of sacreBLEU [post2018call] as it is set.
+
+    bleu [papineni2002bleu] and chrf [popovic2015chrf] in percent, each with its signature; length_ratio, the tokens of all
+    translations by those of all references; exact, the share of translations that are their reference.
+    Raises DataError where the package sacrebleu is missing.
+    """
+    try:
+        from sacrebleu.metrics import BLEU, CHRF
+    except ImportError as error:
+        raise DataError(
+            'translations are scored by the package sacrebleu, which is not installed: pip install "resnorm[translation]"'
+        ) from error
+    bleu, chrf = BLEU(), CHRF()
+    result = bleu.corpus_score(translations, [references])
+    right = sum(one == other for one, other in zip(translations, references, strict=True))
+    return dict(
+        bleu=result.score, chrf=chrf.corpus_score(translations, [references]).score, signature=str(bleu.get_signature()),
+        chrf_signature=str(chrf.get_signature()), length_ratio=result.ratio, exact=right / len(references),
+    )  # fmt: skip
+
+
+def _sentences(data: DataSet, split: str, count: int | None = None) -> tuple[list[str], list[str]]:
+    """Sources and references: as they were written, or as their tokens say where the data set keeps no text."""
+    kept = (data.sources.get(split), data.references.get(split))
+    rows = getattr(data, split)
+    return tuple(
+        texts[:count] if texts else [data.decode(row) for row in side[:count]]
+        for texts, side in zip(kept, rows, strict=True)
+    )

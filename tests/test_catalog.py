@@ -67,6 +67,7 @@ ORACLES = {
     "layernorm_scaling": lambda x, n, s, F, a: x + F(n(x) / 12 ** (1 / 2)),
     "mix_ln": lambda x, n1, A, a1, n2, M, a2: (y := x + A(n1(x))) + M(n2(y)),  # of a late layer
     "sub_ln": lambda x, n1, A, a1, n2, M, a2: (y := x + A(n1(x))) + M(n2(y)),
+    "qk_norm": lambda x, n1, A, a1, n2, M, a2: (y := x + A(n1(x))) + M(n2(y)),
     "normformer": lambda x, n1, A, n2, a1, n3, M, a2: (y := x + n2(A(n1(x)))) + M(n3(y)),
     "olmo2": lambda x, A, n1, a1, M, n2, a2: (y := x + n1(A(x))) + n2(M(y)),
     "encoder_pre": lambda x, n1, A, a1, n2, M, a2: (y := x + A(n1(x))) + M(n2(y)),

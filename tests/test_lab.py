@@ -582,4 +582,5 @@ def test_origin_names_the_machine_the_seeds_and_what_is_missing():
     assert "0.5" not in text  # a result stands in a table or a claim, with its spread
     complete = lab.origin([made(item, provenance=where) for item in planned], planned)
     assert "not recorded" not in complete and complete.endswith("commit abcdef0.")
+    assert "batches of 512 tokens" in lab.origin([made(planned[0].replace("recipe.batch_tokens", 512), provenance=where)])
     assert lab.origin([], planned) == "No runs are recorded; 3 of 3 runs are not recorded yet: `python -m resnorm missing` lists them."

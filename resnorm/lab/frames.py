@@ -164,7 +164,7 @@ def origin(records: list[Record], planned: list[Experiment] | None = None) -> st
         return ", ".join(map(str, sorted(set(values))))
 
     tasks = named(_words(item.task) for item in settings)
-    budgets = named(f"{item.recipe.get('epochs')} epochs of batches of {item.recipe.get('batch_size')}" for item in settings)
+    budgets = named(f"{item.recipe.get('epochs')} epochs of batches of {_batch(item.recipe)}" for item in settings)
     dates = sorted({item["date"][:10] for item in made})
     return (
         f"{len(records)} {'run' if len(records) == 1 else 'runs'} of {named(item.model['name'] for item in settings)} on {tasks}; "
@@ -188,6 +188,10 @@ def mean_and_deviation(values: Iterable[float]) -> str:
         return f"{mean:.4g} ± 0"
     decimals = max(0, 1 - math.floor(math.log10(deviation)))
     return f"{mean:.{decimals}f} ± {deviation:.{decimals}f}"
+
+
+def _batch(recipe: dict[str, Any]) -> Any:
+    return f"{recipe['batch_tokens']} tokens" if recipe.get("batch_tokens") else recipe.get("batch_size")
 
 
 def _words(settings: dict[str, Any]) -> str:

@@ -81,7 +81,7 @@ def watching(model: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
     closed: list[Tensor] = []
     hooks = [one.register_forward_hook(lambda _, given, made: seen.append((given[0], made))) for one in blocks_of(model)]
     for stack in model.modules():
-        if isinstance(stack, Stack) and not isinstance(stack.stream, Plain):
+        if isinstance(stack, Stack) and type(stack.stream) is not Plain:  # Sum and Dense are kinds of it
             if stack.last is None:
                 hooks.append(stack.register_forward_hook(lambda _, given, made: closed.append(made)))
             else:

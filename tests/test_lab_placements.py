@@ -1,0 +1,37 @@
+"""The placement zoo: a name for every experiment, and the rate that its validation loss chooses."""
+
+import pytest
+
+from resnorm import lab
+from resnorm.lab.plans.placements import PLACEMENTS, RATES, TUNED, best_rates, placement_of
+
+
+def record(name, rate, loss):
+    experiment = lab.plan("placement_rates", "smoke", placements=[name], lrs=[rate])[0]
+    metrics = {} if loss is None else {"validation_loss": loss, "test_loss": -loss}
+    return lab.Record(experiment, "finished" if loss else "diverged", metrics, [], [], {})
+
+
+def test_every_experiment_knows_its_placement():
+    for preset in lab.PRESETS:
+        for name in PLACEMENTS:
+            found = {placement_of(one) for one in lab.plan("placements", preset, placements=name)}
+            assert found == {name}
+    with pytest.raises(ValueError, match="no placement has the model"):
+        placement_of(lab.plan("placements", "smoke", placements=["pre"])[0].replace("model.norm", "rms"))
+    with pytest.raises(ValueError, match="there is no placement 'prenorm'; allowed: residual, pre, post"):
+        lab.plan("placements", placements=["prenorm"])
+
+
+def test_the_validation_loss_chooses_and_a_diverged_run_cannot_win():
+    records = [record("pre", 1e-3, 2.0), record("pre", 3e-3, 1.0), record("pre", 1e-2, None), record("post", 1e-2, None)]
+    assert best_rates(records) == {"pre": 3e-3}  # by the test loss it would be 1e-3
+
+
+def test_the_zoo_takes_the_rates_that_the_recorded_tuning_found():
+    planned = lab.plan("placement_rates", "cpu")
+    records = lab.recorded(planned)
+    assert len(planned) == len(PLACEMENTS) * len(RATES) == len(records)
+    assert best_rates(records) == TUNED == {one: TUNED[one] for one in PLACEMENTS}
+    seeds = lab.plan("placements", "cpu", seeds=[0])
+    assert set(seeds) <= set(planned)  # the first seed is a run of the tuning, and is not run twice

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from resnorm import probes
-from resnorm.models import transformer_lm
+from resnorm.models import cifar_densenet, transformer_lm
 from resnorm.streams import Dual, Hyper, Stack, Sum
 from resnorm.words import Block
 
@@ -84,3 +84,16 @@ def test_doubly_stochastic_matrices_cannot_grow():
     assert all(row["backward_gain"] < 1.3 for row in rows)
     with pytest.raises(ValueError, match="no stack of this TransformerLM has Hyper-Connections"):
         probes.mixing(transformer_lm(vocabulary=7, context=6, depth=1, width=8, heads=2), torch.randint(7, (2, 6)))
+
+
+def test_stacks_inside_a_stack_hand_on_what_their_blocks_return():
+    torch.manual_seed(0)
+    model = cifar_densenet(depth=10, growth=4, width=8, inputs=1).eval()  # a stack with a dense stream for each stage
+    x = torch.randn(2, 1, 8, 8)
+    rows = probes.measure(model, x, lambda y: y.square().sum())
+    assert [row["block"] for row in rows] == list(range(len(probes.blocks_of(model)) + 1))
+    made = []
+    hook = probes.blocks_of(model)[1].register_forward_hook(lambda _, given, output: made.append(output))
+    model(x)
+    hook.remove()
+    assert rows[2]["forward_rms"] == pytest.approx(made[0].square().mean().sqrt().item())

@@ -79,9 +79,11 @@ def watching(model: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
     """
     seen: list[tuple[Tensor, Tensor]] = []
     closed: list[Tensor] = []
-    hooks = [one.register_forward_hook(lambda _, given, made: seen.append((given[0], made))) for one in blocks_of(model)]
+    blocks = blocks_of(model)
+    hooks = [one.register_forward_hook(lambda _, given, made: seen.append((given[0], made))) for one in blocks]
     for stack in model.modules():
-        if isinstance(stack, Stack) and type(stack.stream) is not Plain:  # Sum and Dense are kinds of it
+        # Sum and Dense are kinds of Plain; stacks within a stack have a part of the blocks each.
+        if isinstance(stack, Stack) and type(stack.stream) is not Plain and list(stack.blocks) == blocks:
             if stack.last is None:
                 hooks.append(stack.register_forward_hook(lambda _, given, made: closed.append(made)))
             else:

@@ -44,7 +44,7 @@ TUNED: dict[str, float] = (
     | {"residual": 3e-4, "post": 1e-3, "layernorm_scaling": 3e-2, "denseformer": 3e-2}
 )
 _STREAMS = ("dual", "denseformer", "attention_residuals")
-_ADAMW = dict(optimizer="adamw", beta2=0.95, weight_decay=0.1, decay_norms=False, schedule="cosine", warmup=0.1, clip=1)
+ADAMW = dict(optimizer="adamw", beta2=0.95, weight_decay=0.1, decay_norms=False, schedule="cosine", warmup=0.1, clip=1)
 _SIZES: dict[str, tuple[dict, dict, dict]] = {
     "smoke": (
         dict(name="characters", context=32),
@@ -98,7 +98,7 @@ def _experiment(preset: str, placement: str, rate: float, seed: int) -> Experime
     if "hyper" in placement:
         measure = ("activations", "mixing")
     return Experiment(
-        task, dict(name="transformer_lm", **model, **settings), _ADAMW | recipe | dict(lr=rate), seed, measure
+        task, dict(name="transformer_lm", **model, **settings), ADAMW | recipe | dict(lr=rate), seed, measure
     )
 
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 from resnorm.lab.experiment import Experiment
+from resnorm.lab.plans.placements import ADAMW
 from resnorm.lab.plans.registry import SEEDS, check_seeds, positive, register
 
-_ADAMW = dict(optimizer="adamw", beta2=0.95, weight_decay=0.1, decay_norms=False, schedule="cosine", warmup=0.1, clip=1)
 # Each placement at the better of two learning rates, 1e-3 and 3e-3, by the validation loss of one short run of seed 0:
 # as much effort for the one as for the other. ViT: two epochs of the cpu preset; BERT: 6,400 of its windows, once.
 _RATES = {
@@ -16,7 +16,7 @@ _RATES = {
 
 def _pre_and_post(model: dict, task: dict, recipe: dict, seeds: Any, lrs: Any) -> list[Experiment]:
     return [
-        Experiment(task, model | dict(variant=variant), _ADAMW | recipe | dict(lr=rate), seed)
+        Experiment(task, model | dict(variant=variant), ADAMW | recipe | dict(lr=rate), seed)
         for variant, chosen in _RATES[model["name"]].items()
         for rate in ([chosen] if lrs is None else positive("lrs", lrs))
         for seed in check_seeds(seeds)

@@ -294,25 +294,24 @@ def cells(
     titles = list(dict.fromkeys(data[panels])) if panels else [None]
     means = {title: _select(data, {panels: title}).groupby([rows, x])[_VALUE].mean() for title in titles}
     low, high = data[_VALUE].min(), data[_VALUE].max()
+    headings = [_number(column) if isinstance(column, (int, float)) else column for column in columns]
     parts = []
     with style():
         figure, axes = _dot_panels(len(titles), len(names), published=False)
         for ax, title in zip(axes, titles, strict=False):
-            for (name, column), value in means[title].items():
-                if name in names:
-                    depth = 0.0 if value != value else (value - low) / ((high - low) or 1)
-                    _draw_cell(ax, columns.index(column), names.index(name), missing if value != value else f"{value:.{digits}f}", depth)
+            for row, name in enumerate(names):
+                said = []
+                for place, (column, heading) in enumerate(zip(columns, headings, strict=True)):
+                    value = means[title].get((name, column))
+                    if value is None:  # never run
+                        continue
+                    text = missing if value != value else f"{value:.{digits}f}"
+                    _draw_cell(ax, place, row, text, 0.0 if value != value else (value - low) / ((high - low) or 1))
+                    said.append(f"{text} at {heading}")
+                parts.append(f"{'' if title is None else f'{title}, '}{name}: {', '.join(said)}")
             ax.set(xlabel=xlabel or x, title="" if title is None else title, xticks=range(len(columns)),
-                   xticklabels=[_number(column) if isinstance(column, (int, float)) else column for column in columns],
-                   xlim=(-0.5, len(columns) - 0.5))  # fmt: skip
+                   xticklabels=headings, xlim=(-0.5, len(columns) - 0.5))  # fmt: skip
             ax.grid(visible=False)
-            for name in names:
-                known = {column: means[title].get((name, column)) for column in columns}
-                said = ", ".join(
-                    f"{missing if value != value else f'{value:.{digits}f}'} at {_number(column) if isinstance(column, (int, float)) else column}"
-                    for column, value in known.items() if value is not None
-                )  # fmt: skip
-                parts.append(f"{'' if title is None else f'{title}, '}{name}: {said}")
         axes[0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
         _say_seeds(figure, data, spread="mean")
     figure.alt = f"Table of {ylabel or y} by {xlabel or x}{_seeds(data, 'mean')}. {'; '.join(parts)}."

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from resnorm.catalog import variant
 from resnorm.lab.experiment import Experiment
 from resnorm.lab.plans.registry import SEEDS, check_seeds, positive, register
 from resnorm.lab.record import Record
@@ -43,7 +44,6 @@ TUNED: dict[str, float] = (
     | dict.fromkeys(("res_post", "rskip_norm", "encoder_b2t", "sub_ln", "mix_ln"), 3e-3)
     | {"residual": 3e-4, "post": 1e-3, "layernorm_scaling": 3e-2, "denseformer": 3e-2}
 )
-_STREAMS = ("dual", "denseformer", "attention_residuals")
 ADAMW = dict(optimizer="adamw", beta2=0.95, weight_decay=0.1, decay_norms=False, schedule="cosine", warmup=0.1, clip=1)
 _SIZES: dict[str, tuple[dict, dict, dict]] = {
     "smoke": (
@@ -94,11 +94,11 @@ def best_rates(records: list[Record]) -> dict[str, float]:
 def _experiment(preset: str, placement: str, rate: float, seed: int) -> Experiment:
     task, model, recipe = _SIZES[preset]
     settings = PLACEMENTS[placement]
-    measure = ("activations",) if placement in _STREAMS else ("activations", "layers")
-    if "hyper" in placement:
-        measure = ("activations", "mixing")
+    # A layer can be deleted where the blocks carry their own skip.
+    last = ("layers",) if variant(settings["variant"]).stream is None else ("mixing",) if "hyper" in placement else ()
     return Experiment(
-        task, dict(name="transformer_lm", **model, **settings), ADAMW | recipe | dict(lr=rate), seed, measure
+        task, dict(name="transformer_lm", **model, **settings), ADAMW | recipe | dict(lr=rate), seed,
+        ("activations", *last),
     )
 
 

@@ -543,6 +543,24 @@ _ALL = (
         tags=TRANSFORMER,
     ),
     Variant(
+        "hybridnorm",
+        "HybridNorm",
+        "Aan Ma",
+        "The attention normalises its queries, keys and values; the MLP reads a normalised stream, and so does its skip.",
+        "zhuo2025hybridnorm",
+        inside=lambda norm: {"A": {"query_key_norm": norm, "value_norm": norm}},
+        tags=TRANSFORMER,
+    ),
+    Variant(
+        "value_residual",
+        "Value residual (ResFormer)",
+        "nAa nMa",
+        "Pre-Norm whose attentions mix the values of the first layer into their own.",
+        "zhou2025value",
+        inside=lambda norm: {"A": {"value_residual": True}},
+        tags=TRANSFORMER,
+    ),
+    Variant(
         "dual",
         "ResiDual",
         "F",
@@ -597,11 +615,9 @@ VARIANTS: dict[str, Variant] = {one.name: one for one in _ALL}
 # What the literature has and the catalog has not, each with the reason; the gallery prints it.
 NOT_BUILT: dict[str, str] = {
     "Admin": "its scales come from a pass over the data before training, which a rule of initialisation does not see.",
-    "HybridNorm": "its sources disagree on whether the norm of the MLP stands before the branch or after the addition.",
     "NF-ResNet": "the divisor of each branch is predicted for the whole network, across the changes of width.",
     "ProRes": "the factor of a branch grows with the training step, which a block does not know.",
     "SiameseNorm": "we know it from a secondary source only, which leaves open what its factor stands on.",
-    "Value residual (ResFormer)": "the values of the first layer would have to leave their branch.",
     "SpanNorm, FuseNorm, MUDDFormer, Frac-Connections, Deep Delta Learning, ANCRe": "we have read about them, but not their "
     "equations in a source that we trust.",
 }

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from resnorm.branches import Cache, attention, conv, conv1x1, conv3x3, cross_attention, linear, mlp
+from resnorm.branches import Cache, FirstValues, attention, conv, conv1x1, conv3x3, cross_attention, linear, mlp
 from resnorm.branches.attention import rotate
 
 torch.manual_seed(0)
@@ -20,7 +20,8 @@ FACTORIES = {
     "conv standard": conv1x1(6, weight="standard"),
     "attention": attention(2),
     "cross_attention": cross_attention(2, memory_width=5),
-    "attention with norms": attention(2, query_key_norm="rms", inner_norm="layer", head_scale=True),
+    "attention with norms": attention(2, query_key_norm="rms", value_norm="rms", inner_norm="layer", head_scale=True),
+    "attention with a value residual": attention(2, value_residual=True),
     "mlp": mlp(2),
     "mlp with a norm": mlp(2, inner_norm="layer"),
     "swiglu": mlp(2, "swiglu"),
@@ -65,7 +66,7 @@ def test_roles_are_views_that_cover_every_parameter(name):
         for _, tensor in branch.roles():
             tensor.fill_(7.0)
     untouched = {key for key, parameter in branch.named_parameters() if not (parameter == 7).all()}
-    gains = {key for key in untouched if "norm" in key or key == "head_scale"}  # these start at 1 or 0, whatever the rule
+    gains = {key for key in untouched if "norm" in key or key in ("head_scale", "value_mix")}  # whatever the rule
     assert bool(gains) == ("with" in name)
     assert untouched - gains == ({"gain"} if name == "conv norm" else set())
 
@@ -262,9 +263,11 @@ def test_attention_is_written_out_only_where_that_is_faster(monkeypatch):
 
 
 def test_the_norms_inside_a_branch_are_their_equation():
-    """Queries and keys over their whole width, the heads' scales and the inner norm before the output matrix."""
+    """Queries, keys and values over their whole width, the heads' scales and the inner norm before the output matrix."""
     torch.manual_seed(0)
-    branch = attention(2, causal=True, query_key_norm="rms", inner_norm="layer", head_scale=True)(6)
+    branch = attention(
+        2, causal=True, query_key_norm="rms", value_norm="layer", inner_norm="layer", head_scale=True
+    )(6)  # fmt: skip
     hidden = mlp(2, inner_norm="layer")(6)
     with torch.no_grad():
         for parameter in (*branch.parameters(), *hidden.parameters()):
@@ -273,6 +276,7 @@ def test_the_norms_inside_a_branch_are_their_equation():
     query, key, value = branch.query_key_value(x).chunk(3, -1)
     query = F.rms_norm(query, (6,), branch.query_norm.weight, 1e-6)
     key = F.rms_norm(key, (6,), branch.key_norm.weight, 1e-6)
+    value = F.layer_norm(value, (6,), branch.value_norm.weight, branch.value_norm.bias)
     heads = []
     for i, scale in enumerate(branch.head_scale.flatten()):
         own = slice(3 * i, 3 * i + 3)
@@ -282,8 +286,36 @@ def test_the_norms_inside_a_branch_are_their_equation():
     torch.testing.assert_close(branch(x), branch.output(h))
     h = F.layer_norm(F.relu(hidden.hidden(x)), (12,), hidden.inner_norm.weight, hidden.inner_norm.bias)
     torch.testing.assert_close(hidden(x), hidden.output(h))
-    crossed = cross_attention(2, query_key_norm="rms", inner_norm="layer", head_scale=True)(6)
-    assert crossed(x, torch.randn(3, 4, 6)).shape == x.shape
+    crossed = cross_attention(2, query_key_norm="rms", value_norm="layer", inner_norm="layer", head_scale=True)(6)
+    z = torch.randn(3, 4, 6)
+    before = crossed(x, z)
+    crossed.value_norm.weight.data.mul_(2)
+    assert before.shape == x.shape and not torch.allclose(before, crossed(x, z)), "the values have no norm"
+
+
+def test_a_value_residual_mixes_the_values_of_the_first_attention_of_the_pass():
+    torch.manual_seed(0)
+    branches = [attention(2, causal=True, value_residual=True)(6) for _ in range(3)]
+    plain = [attention(2, causal=True)(6) for _ in branches]
+    x, first, heads = torch.randn(3, 5, 6), FirstValues(), []
+    for branch, twin in zip(branches, plain, strict=True):
+        twin.load_state_dict(branch.state_dict(), strict=False)
+        assert branch.value_mix.tolist() == [0.5, 0.5]
+        branch.value_mix.data.copy_(torch.tensor([0.7, -0.4]))
+        heads.append(branch.query_key_value(x).chunk(3, -1)[2])
+        query_key = twin.query_key_value.weight[:12] @ x.mT + twin.query_key_value.bias[:12, None]
+        mixed = torch.cat((query_key.mT, 0.7 * heads[-1] - 0.4 * heads[0]), -1)
+        twin.query_key_value = nn.Identity()
+        torch.testing.assert_close(branch(x, first=first), twin(mixed))
+    assert not torch.allclose(branches[1](x), branches[1](x, first=first)), "alone, an attention is its own first"
+
+    cache, steps = Cache(), []
+    for part in x.split([2, 1, 2], 1):
+        first = FirstValues()
+        steps.append([branch(part, cache=cache, first=first) for branch in branches])
+    whole = FirstValues()
+    for i, branch in enumerate(branches):
+        torch.testing.assert_close(torch.cat([step[i] for step in steps], 1), branch(x, first=whole))
 
 
 def test_the_score_of_rotary_positions_depends_on_their_difference_only():

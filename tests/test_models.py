@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from resnorm import init
-from resnorm.branches import Convolution
+from resnorm.branches import Cache, Convolution, SelfAttention
 from resnorm.catalog import VARIANTS
 from resnorm.letters import DropPath, LayerScale
 from resnorm.models import MODELS, bert, build, cifar_resnet, mlp_stack, resnet, transformer_lm, vit
@@ -178,10 +178,38 @@ def test_layernorm_scaling_counts_layers_and_not_branches():
 
 def test_variants_with_norms_inside_their_branches_have_the_model_s_norm_there():
     for variant, inside in (("sub_ln", ["inner_norm"]), ("normformer", ["inner_norm"]), ("olmo2", ["query_norm", "key_norm"]),
-                            ("qk_norm", ["query_norm", "key_norm"])):  # fmt: skip
+                            ("qk_norm", ["query_norm", "key_norm"]),
+                            ("hybridnorm", ["query_norm", "key_norm", "value_norm"])):  # fmt: skip
         model = transformer_lm(vocabulary=5, depth=2, width=16, variant=variant, norm="rms")
-        named = [(name, part) for name, part in model.stack.named_modules() if name.rpartition(".")[2] in inside]
-        assert named and all(type(part) is RMSNorm for _, part in named), variant
+        named = [(name.rpartition(".")[2], part) for name, part in model.stack.named_modules()]
+        named = [(name, part) for name, part in named if name in inside and part is not None]
+        assert {name for name, _ in named} == set(inside), variant
+        assert all(type(part) is RMSNorm for _, part in named), variant
+
+
+def test_all_layers_of_a_value_residual_mix_in_the_values_of_the_first():
+    torch.manual_seed(0)
+    model = transformer_lm(vocabulary=5, context=6, depth=3, width=16, variant="value_residual").eval()
+    tokens = torch.randint(5, (2, 6))
+    attentions = [part for part in model.modules() if isinstance(part, SelfAttention)]
+    plain = transformer_lm(vocabulary=5, context=6, depth=3, width=16, variant="pre").eval()
+    plain.load_state_dict(model.state_dict(), strict=False)
+
+    def mixed(own, first):
+        for one in attentions:
+            one.value_mix.data.copy_(torch.tensor([own, first]))
+        return model(tokens)
+
+    torch.testing.assert_close(mixed(1.0, 0.0), plain(tokens))
+    shared = mixed(0.0, 1.0)
+    assert not torch.allclose(shared, plain(tokens))
+    attentions[1].query_key_value.weight.data[32:] *= 2  # its own values are not used
+    torch.testing.assert_close(model(tokens), shared)
+    attentions[0].query_key_value.weight.data[32:] *= 2
+    assert not torch.allclose(model(tokens), shared)
+    cache = Cache()
+    steps = [model(part, cache) for part in tokens.split([3, 1, 2], 1)]
+    torch.testing.assert_close(torch.cat(steps, 1), model(tokens))
 
 
 def test_a_shortcut_that_changes_shape_is_padded_and_then_scaled_gated_or_dropped():

@@ -68,6 +68,21 @@ def test_an_input_reaches_the_blocks_that_have_its_letter_and_no_letter_is_lost(
         stack(torch.zeros(1, 2), X=dict(by=2.0))
 
 
+def test_what_the_branches_share_in_a_pass_is_made_anew_for_every_pass():
+    class Count(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+
+        def forward(self, x, seen):
+            seen.append(len(seen))
+            return torch.full_like(x, float(seen[-1]))
+
+    stack = Stack([Block("F", 2, F=Count) for _ in range(3)], Sum(), each_pass={"F": {"seen": list}})
+    for _ in range(2):
+        assert torch.equal(stack(torch.zeros(1, 2)), torch.full((1, 2), 3.0))  # 0 + 1 + 2
+    assert torch.equal(stack(torch.zeros(1, 2), F=dict(seen=[7])), torch.full((1, 2), 6.0)), "the caller's comes first"
+
+
 def test_a_stream_may_learn_and_may_hold_any_state():
     class Average(Stream):
         def __init__(self):

@@ -1,6 +1,6 @@
 """What the capital letters of a word stand for: factories `width -> nn.Module` of learned branches."""
 
-from resnorm.branches.attention import Cache, CrossAttention, SelfAttention, attention, cross_attention
+from resnorm.branches.attention import Cache, CrossAttention, FirstValues, SelfAttention, attention, cross_attention
 from resnorm.branches.conv import Convolution, conv, conv1x1, conv3x3
 from resnorm.branches.mlp import MLP, Linear, linear, mlp
 
@@ -8,6 +8,7 @@ __all__ = [
     "Cache",
     "CrossAttention",
     "Convolution",
+    "FirstValues",
     "Linear",
     "MLP",
     "SelfAttention",

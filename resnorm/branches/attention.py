@@ -1,8 +1,8 @@
 r"""Self-attention and cross-attention, by `torch.nn.functional.scaled_dot_product_attention` wherever that is the fast one.
 
-Three norms may stand inside: `query_key_norm` on the queries and the keys (QK-norm), `inner_norm` before the output
-matrix (Sub-LN), and `head_scale`, one learned number a head that starts at 1 (NormFormer).
-A `Cache` keeps keys and values from one token to the next.
+Norms may stand inside: `query_key_norm` on the queries and the keys (QK-norm), `value_norm` on the values (HybridNorm),
+`inner_norm` before the output matrix (Sub-LN), and `head_scale`, one learned number a head that starts at 1 (NormFormer).
+A `Cache` keeps keys and values from one token to the next, a `FirstValues` keeps the first layer's values for the others.
 """
 
 from collections.abc import Callable
@@ -57,6 +57,22 @@ class Cache:
         self.past = {module: (key[rows], value[rows]) for module, (key, value) in self.past.items()}
 
 
+class FirstValues:
+    """The values of the first attention of a pass, which the later ones mix into theirs; see `SelfAttention`.
+
+    Give one to every attention of a stack, and a new one to every pass: `stack(x, A=dict(first=FirstValues()))`.
+    Shapes: values (batch, heads, tokens, width / heads).
+    """
+
+    def __init__(self) -> None:
+        self.value: Tensor | None = None
+
+    def of(self, value: Tensor) -> Tensor:
+        """Return the first values of this pass, which are the given ones where none came before."""
+        self.value = value if self.value is None else self.value
+        return self.value
+
+
 def angles(positions: Tensor, width: int) -> Tensor:
     r"""The angle of every position for every pair of features: $p \cdot 10000^{-2i / d}$.
 
@@ -86,7 +102,8 @@ class _Attention(nn.Module):
     """
 
     def __init__(
-        self, width, inputs, heads, causal, dropout, bias, query_key_norm=None, inner_norm=None, head_scale=False
+        self, width, inputs, heads, causal, dropout, bias, query_key_norm=None, value_norm=None, inner_norm=None,
+        head_scale=False,
     ):  # fmt: skip
         super().__init__()
         if heads < 1 or width % heads:
@@ -98,6 +115,7 @@ class _Attention(nn.Module):
             self.add_module(name, nn.Linear(wide, out, bias=bias))
         self.query_norm = None if query_key_norm is None else norm(query_key_norm, width)
         self.key_norm = None if query_key_norm is None else norm(query_key_norm, width)
+        self.value_norm = None if value_norm is None else norm(value_norm, width)
         self.head_scale = nn.Parameter(torch.ones(heads, 1, 1)) if head_scale else None
         self.inner_norm = None if inner_norm is None else norm(inner_norm, width)
         self.output = nn.Linear(width, width, bias=bias)
@@ -151,19 +169,23 @@ class SelfAttention(_Attention):
 
     $d$ is the width of a head, $m$ the mask: a boolean (True = may attend) or a float that is added to the scores.
     With `causal`, a token attends to itself and to earlier tokens only, whatever the mask allows.
-    `query_key_norm` normalises $Q$ and $K$ over their whole width, before the heads are split; `inner_norm` and
-    `head_scale` act on the heads' outputs, before $W_O$. Each is None, or False, unless it is asked for.
+    `query_key_norm` normalises $Q$ and $K$ over their whole width, before the heads are split, and `value_norm` $V$;
+    `inner_norm` and `head_scale` act on the heads' outputs, before $W_O$. Each is None, or False, unless it is asked for.
+    `value_residual` puts $\lambda_1 V + \lambda_2 V_1$ in the place of $V$, with two learned numbers that start at 1/2;
+    $V_1$ are the values of the first attention that had the same `first` in this pass (without one: its own).
     `rotary` turns $Q$ and $K$ by their positions (see `rotate`). With a `cache`, x holds the tokens that follow those
     of the passes before, and attends to them too.
 
     Shapes: x and output (batch, tokens, width), mask broadcasts to (batch, heads, tokens, tokens), with a cache to
     (batch, heads, tokens, all tokens so far).
     Raises `ValueError` where the heads do not divide the width, and for rotary positions in heads of an odd width.
-    Citation: vaswani2017attention; su2024roformer (rotary), olmo2025two (QK-norm), wang2022magneto (Sub-LN),
-    shleifer2021normformer (head scale).
+    Citation: vaswani2017attention; su2024roformer (rotary), olmo2025two (QK-norm), zhuo2025hybridnorm (value norm),
+    wang2022magneto (Sub-LN), shleifer2021normformer (head scale), zhou2025value (value residual).
     """
 
-    def __init__(self, width, heads=8, causal=False, dropout=0.0, bias=True, rotary=False, **inside):
+    def __init__(
+        self, width, heads=8, causal=False, dropout=0.0, bias=True, rotary=False, value_residual=False, **inside
+    ):  # fmt: skip
         inputs = {"query_key_value": (width, 3 * width)}
         super().__init__(width, inputs, heads, causal, dropout, bias, **inside)
         if rotary and width // heads % 2:
@@ -172,10 +194,15 @@ class SelfAttention(_Attention):
                 f"{2 * heads} divides"
             )
         self.rotary = rotary
+        self.value_mix = nn.Parameter(torch.full((2,), 0.5)) if value_residual else None
 
-    def forward(self, x, mask=None, cache=None):
+    def forward(self, x, mask=None, cache=None, first=None):
         query, key, value = self.query_key_value(x).chunk(3, dim=-1)
-        query, key, value = self.split(query, self.query_norm), self.split(key, self.key_norm), self.split(value)
+        query, key = self.split(query, self.query_norm), self.split(key, self.key_norm)
+        value = self.split(value, self.value_norm)
+        if self.value_mix is not None:
+            own, others = self.value_mix.to(value.dtype)
+            value = own * value + others * (value if first is None else first.of(value))
         if self.rotary:
             start = 0 if cache is None else cache.length(self)
             query, key = rotate(query, start), rotate(key, start)
@@ -212,7 +239,7 @@ class CrossAttention(_Attention):
     def forward(self, x, memory, mask=None, cache=None):
         def keys_and_values():
             key, value = self.key_value(memory).chunk(2, dim=-1)
-            return self.split(key, self.key_norm), self.split(value)
+            return self.split(key, self.key_norm), self.split(value, self.value_norm)
 
         query = self.split(self.query(x), self.query_norm)
         return self.attend(query, *(keys_and_values() if cache is None else cache.once(self, keys_and_values)), mask)
@@ -227,13 +254,13 @@ class CrossAttention(_Attention):
 
 
 def attention(heads=8, causal=False, dropout=0.0, bias=True, rotary=False, **inside):
-    """Return a factory of `SelfAttention`; `inside`: its `query_key_norm`, `inner_norm` and `head_scale`."""
+    """Return a factory of `SelfAttention`; `inside`: its norms, `head_scale` and `value_residual`."""
     return partial(SelfAttention, heads=heads, causal=causal, dropout=dropout, bias=bias, rotary=rotary, **inside)
 
 
 def cross_attention(heads=8, memory_width=None, dropout=0.0, bias=True, **inside):
     """Return a factory of `CrossAttention`; a block passes the memory on as `block(x, X=dict(memory=z))`.
 
-    `inside`: its `query_key_norm`, `inner_norm` and `head_scale`.
+    `inside`: its norms and `head_scale`.
     """
     return partial(CrossAttention, heads=heads, memory_width=memory_width, dropout=dropout, bias=bias, **inside)

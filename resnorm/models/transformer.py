@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from resnorm import catalog, init
-from resnorm.branches import Cache, attention, cross_attention, mlp
+from resnorm.branches import Cache, FirstValues, attention, cross_attention, mlp
 from resnorm.letters import dropout as dropout_letter
 from resnorm.streams import Stack
 from resnorm.words import Block
@@ -47,7 +47,8 @@ def transformer_stack(
                     word = word.replace(branch, f"{branch}d")
                 own["d"] = dropout_letter(dropout)
             blocks.append(Block(word, width, **own))
-    return Stack(blocks, chosen.carry(width, len(blocks), norm, **options), last=norm)
+    each_pass = {"A": {"first": FirstValues}} if inside.get("A", {}).get("value_residual") else None
+    return Stack(blocks, chosen.carry(width, len(blocks), norm, **options), last=norm, each_pass=each_pass)
 
 
 def initialise_transformer(stack: Stack, depth: int, variant: str, initialisation: str | None = None, branches: int = 2) -> None:

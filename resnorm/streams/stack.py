@@ -17,7 +17,8 @@ class Stack(nn.Module):
 
     `blocks`: modules in order; `stream`: how their outputs combine; `last`: the last norm, a registered name or a factory
     `width -> module`. It is built only where the stack needs one: when the stream is a sum or when the last word ends in a
-    merge (`nFa` does, `Fan` does not). `width` is asked for only where the blocks do not tell theirs.
+    merge (`nFa` does, `Fan` does not). `width` is asked for only where the blocks do not tell theirs. `each_pass`: what
+    the branches of a letter share within one pass, by the name that they take it by, as `{"A": {"first": FirstValues}}`.
     Shapes: (batch, ...) to (batch, ...). Raises `ValueError` for no blocks, for a stream that was built for another number
     of them, or a last norm of unknown width.
     """
@@ -28,8 +29,10 @@ class Stack(nn.Module):
         stream: Stream | None = None,
         last: str | Callable[[int], nn.Module] | None = None,
         width: int | None = None,
+        each_pass: dict[str, dict[str, Callable[[], Any]]] | None = None,
     ):
         super().__init__()
+        self.each_pass = each_pass or {}
         self.blocks = nn.ModuleList(blocks)
         if not self.blocks:
             raise ValueError("a stack needs at least one block, got none")
@@ -62,6 +65,8 @@ class Stack(nn.Module):
 
     def forward(self, x: Tensor, **inputs: dict[str, Any]) -> Tensor:
         """Run every block; `inputs` go by letter, as in `Block`, to each block whose word has the letter."""
+        for letter, shared in self.each_pass.items():
+            inputs[letter] = {name: make() for name, make in shared.items()} | inputs.get(letter, {})
         S = self.stream.open(x)
         for i, block in enumerate(self.blocks):
             S = self.stream.write(S, block(self.stream.read(S, i), **self._inputs_of(block, inputs)), i)

@@ -26,8 +26,6 @@ PLACEMENTS: dict[str, dict[str, Any]] = {
     "depth_scaled": dict(variant="depth_scaled"),
     "qk_norm": dict(variant="qk_norm"),
     "olmo2": dict(variant="olmo2"),
-    "hybridnorm": dict(variant="hybridnorm"),
-    "value_residual": dict(variant="value_residual"),
     "rezero": dict(variant="rezero"),
     "ngpt": dict(variant="ngpt"),
     "dyt": dict(variant="pre", norm="dyt"),

@@ -46,27 +46,29 @@ def pictures(examples: int = 20 * BATCH, size: int = 32) -> DataSet:
                    mean=(0.5, 0.5, 0.5), std=(0.3, 0.3, 0.3))  # fmt: skip
 
 
-def letters(examples: int = 320) -> DataSet:
+def letters(examples: int = 320, context: int = CONTEXT) -> DataSet:
     def split(count):
-        tokens = torch.randint(VOCABULARY, (count, CONTEXT + 1))
+        tokens = torch.randint(VOCABULARY, (count, context + 1))
         return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
-    spec = dict(vocabulary=VOCABULARY, context=CONTEXT, symbols="x" * VOCABULARY)
+    spec = dict(vocabulary=VOCABULARY, context=context, symbols="x" * VOCABULARY)
     return DataSet("random letters", "sequences", split(examples), split(32), split(32), spec=spec)
 
 
 class Engine:
     """The training loop of `fit`, one call a step, over and over through one epoch."""
 
-    def __init__(self, model: nn.Module, data: DataSet, **recipe) -> None:
+    def __init__(self, model: nn.Module, data: DataSet, device: torch.device = CPU, **recipe) -> None:
         recipe = dict(epochs=1, batch_size=BATCH, weight_decay=1e-4) | recipe
-        self.loop = loop._Loop(model, data, Recipe(**recipe), 0, CPU, None, False)
+        self.loop = loop._Loop(model, data, Recipe(**recipe), 0, device, None, False)
         self.loop.model.train()
 
     def __call__(self) -> None:
         self.loop._one_step()
         if self.loop._ends_epoch():
             self.loop.step = 0
+            # The loop has a place for the norm of the gradient of every step of a run, and no more.
+            self.loop.norm_at.zero_()
 
 
 def resnet(**options) -> nn.Module:

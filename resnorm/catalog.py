@@ -29,6 +29,8 @@ class Variant:
     1 up to a block's own, an option `layer` the layers. `inside` gives the branches A and M their own settings, from
     the name of the norm. `stream` carries the skip where it crosses the blocks: a function of the options, and of
     `width`, `count` (blocks) and `norm`, that the blocks of one stack share; those variants have the tag "stream".
+    `profiled`: a batch sets its learned skips before training, by `resnorm.init.admin`; `resnorm.lab` does so.
+    `normalised`: a whole model of it has weights that are unit vectors, those outside the blocks too.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Variant:
     init: str | None = None
     inside: Callable[[str], dict[str, dict[str, Any]]] = lambda norm: {}
     stream: Callable[..., Stream] | None = None
+    profiled: bool = False
+    normalised: bool = False
     tags: tuple[str, ...] = ("generic",)
 
     def spell(self, **options: Any) -> str:
@@ -225,6 +229,16 @@ _ALL = (
         options={"depth": 12},
         settings=lambda depth: {"a": add(skip=Scalar("α", deepnorm_alpha(depth)))},
         init="deepnorm",
+    ),
+    Variant(
+        "admin",
+        "Admin",
+        "Fan",
+        "Post-Norm whose skip has a learned gain for each feature, set from a batch before training, and else 1.",
+        "liu2020understanding",
+        options={"dim": -1},
+        settings=lambda dim: {"a": add(skip=Scalar("ω", 1.0), learn="skip", dim=dim)},
+        profiled=True,
     ),
     Variant(
         "depth_scaled",
@@ -496,6 +510,17 @@ _ALL = (
         tags=TRANSFORMER,
     ),
     Variant(
+        "ngpt_weights",
+        "nGPT, normalised weights",
+        "Anln Mnln",
+        "Weights, queries and keys lie on spheres as the stream does, and only learned scales have a size.",
+        "loshchilov2024ngpt",
+        settings=lambda: {"l": lerp(learn="rescaled")},
+        inside=lambda norm: {letter: {"bias": False, "normalised": True} for letter in "AM"},
+        normalised=True,
+        tags=TRANSFORMER,
+    ),
+    Variant(
         "mix_ln",
         "Mix-LN",
         lambda share, block, depth: "Aan Man" if block <= share * depth else "nAa nMa",
@@ -614,7 +639,6 @@ VARIANTS: dict[str, Variant] = {one.name: one for one in _ALL}
 
 # What the literature has and the catalog has not, each with the reason; the gallery prints it.
 NOT_BUILT: dict[str, str] = {
-    "Admin": "its scales come from a pass over the data before training, which a rule of initialisation does not see.",
     "NF-ResNet": "the divisor of each branch is predicted for the whole network, across the changes of width.",
     "ProRes": "the factor of a branch grows with the training step, which a block does not know.",
     "SiameseNorm": "we know it from a secondary source only, which leaves open what its factor stands on.",

@@ -7,13 +7,14 @@ of the role's own matrix, also where several roles share one tensor.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from resnorm.branches import Convolution
 from resnorm.letters import Add
+from resnorm.streams import Stack
 from resnorm.words import BRANCHES, MERGES, Block, parse
 
 WEIGHTS = ("query", "key", "value", "hidden", "output", "kernel", "shortcut", "gate")
@@ -204,6 +205,67 @@ def _last_norms(word: str) -> Iterator[str]:
             last, in_branch = None, False
 
 
+@torch.no_grad()
+def admin(model: nn.Module, *inputs: Tensor) -> None:
+    r"""Set the learned skips $\omega_i$ of Admin, $x_{i+1} = n(\omega_i \odot x_i + F_i(x_i))$, from one pass over a batch.
+
+    $$\omega_1 = 1, \qquad \omega_{i+1}^2 = \operatorname{Var}[\omega_i \odot x_i] + \operatorname{Var}[F_i(x_i)]$$
+
+    The variance is over all values, of the pass in which $\omega_i$ is set already. A norm gives $x_i$ the variance 1, and
+    so $\omega_{i+1}^2 = \operatorname{Var} x_1 + \sum_{j \le i} \operatorname{Var} F_j$. Branches are counted in the order in
+    which they run, in each `Stack` by itself: an encoder, a decoder.
+    `inputs`: what the model is called with. It runs in the mode that it is in; its buffers and the random state stay as
+    they were. Raises `ValueError` for a model without such skips. Citation: liu2020understanding.
+    """
+    stacks = [child for child in model.modules() if isinstance(child, Stack)] or [model]
+    stack_of: dict[Add, nn.Module] = {}
+    for stack in stacks:  # a stack stands before the stacks inside it
+        for child in stack.modules():
+            if isinstance(child, Add) and isinstance(child.skip, Tensor) and child.skip.dim():
+                stack_of.setdefault(child, stack)
+    if not stack_of:
+        raise ValueError(
+            f"{type(model).__name__} has no skip with a learned number for each feature; build it with variant='admin', or "
+            "with a=add(learn='skip', dim=-1)"
+        )
+    omega: dict[nn.Module, Tensor | float] = dict.fromkeys(stacks, 1.0)
+
+    def set_skip(merge: Add, given: tuple[Tensor, Tensor]) -> None:
+        h, x = given
+        merge.skip.fill_(omega[stack_of[merge]])
+        skip = merge.forward(torch.zeros_like(h), x)
+        branch = merge.forward(h, x) - skip
+        omega[stack_of[merge]] = (skip.var(correction=0) + branch.var(correction=0)).sqrt()
+
+    hooks = [merge.register_forward_pre_hook(set_skip) for merge in stack_of]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    try:
+        with torch.random.fork_rng({tensor.device for tensor in inputs if tensor.is_cuda}):
+            model(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for buffer, before in buffers:
+            buffer.copy_(before)
+
+
+def unit_weights(module: nn.Module) -> Iterator[tuple[Tensor, int]]:
+    """Yield (weight, axis) for every weight inside a module whose vectors along that axis have length 1 (nGPT)."""
+    for child in module.modules():
+        if hasattr(child, "unit_weights"):
+            yield from child.unit_weights()
+
+
+@torch.no_grad()
+def project(weights: Iterable[tuple[Tensor, int]]) -> None:
+    r"""Bring the vectors of weights to length 1, $w \leftarrow w / \lVert w \rVert_2$: `project(unit_weights(model))`.
+
+    `initialise` does so before training, and `resnorm.training.fit` after every step. Citation: loshchilov2024ngpt.
+    """
+    for weight, axis in weights:
+        weight.copy_(nn.functional.normalize(weight, dim=axis))
+
+
 RULES: dict[str, Callable[[nn.Module, int], None]] = {
     "he": lambda module, depth: he(module),
     "xavier": lambda module, depth: xavier(module),
@@ -218,12 +280,13 @@ RULES: dict[str, Callable[[nn.Module, int], None]] = {
 def initialise(module: nn.Module, rule: str, depth: int, head: nn.Linear | None = None) -> None:
     """Apply a rule by its name; `depth` is the number of residual branches of the whole network.
 
-    `head`: the network's classifier, which Fixup sets to zero and the other rules leave alone.
-    Raises `ValueError` for an unknown rule.
+    `head`: the network's classifier, which Fixup sets to zero and the other rules leave alone. What has `unit_weights` is
+    then projected. Raises `ValueError` for an unknown rule.
     """
     if rule not in RULES:
         raise ValueError(f"unknown rule of initialisation {rule!r}; allowed: {', '.join(RULES)}")
     RULES[rule](module, depth)
+    project(unit_weights(module))
     if rule == "fixup" and head is not None:
         for parameter in head.parameters():
             nn.init.zeros_(parameter)

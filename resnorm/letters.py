@@ -2,7 +2,7 @@ r"""What the lower-case letters stand for: the merges, the glue, and how a setti
 
 | letter | module | equation | set by |
 |---|---|---|---|
-| `a` | `Add` | $\lambda\, S(x) + g\, h$ | `add(skip, gain, learn, shortcut, stride, gate, dropout)` |
+| `a` | `Add` | $\lambda\, S(x) + g\, h$ | `add(skip, gain, learn, shortcut, stride, gate, dropout, dim)` |
 | `c` | `Concat` | $[x \Vert h]$ | `concat(dim)` |
 | `l` | `Lerp` | $x + \alpha \odot (h - x)$ | `lerp(alpha, learn, dim)` |
 | `d` | `Dropout` | single values set to zero | `dropout(rate)` |
@@ -43,17 +43,18 @@ class Add(nn.Module):
     r"""Add the skip to the branch: $y = \lambda\, S(x) + g\, h$.
 
     `skip` is $\lambda$, `gain` is $g$, and S is the shortcut. `learn` names the scalars that are trained: "gain" (ReZero,
-    SkipInit), "skip" or "both". A `gate` is computed from the skip, $g(x) = \sigma(W x + b)$ with a 1x1 convolution W and
+    SkipInit), "skip" (Admin) or "both"; with a `dim` they are vectors, one number a feature along that axis.
+    A `gate` is computed from the skip, $g(x) = \sigma(W x + b)$ with a 1x1 convolution W and
     b at first `gate_bias`, and takes the place of both scalars: $y = (1 - g(x))\, S(x) + g(x)\, h$ ("exclusive") or
     $y = (1 - g(x))\, S(x) + h$ ("shortcut_only"). `dropout` is the rate of a dropout of single values of $S(x)$.
     Shapes: h and x of the same shape, or of shapes that the shortcut makes the same; output as h. A gate is for images.
     Raises `ValueError` where the widths differ and the shortcut is the identity.
-    Citations: he2016deep, he2016identity, liu2020rethinking.
+    Citations: he2016deep, he2016identity, liu2020rethinking, liu2020understanding.
     """
 
     def __init__(
         self, width: int, skip_width: int, skip: float, gain: float, learn: str | None, shortcut: Any, stride: int,
-        gate: str | None, gate_bias: float, dropout: float,
+        gate: str | None, gate_bias: float, dropout: float, dim: int | None,
     ):  # fmt: skip
         super().__init__()
         self.notation = {
@@ -62,8 +63,9 @@ class Add(nn.Module):
             "shortcut": ("d" if dropout else "") + ("" if shortcut == "identity" else "S"),
             "gate": gate or "",
         }
-        self.skip = nn.Parameter(torch.tensor(float(skip))) if learn in ("skip", "both") else float(skip)
-        self.gain = nn.Parameter(torch.tensor(float(gain))) if learn in ("gain", "both") else float(gain)
+        self.dim, size = dim, () if dim is None else (width,)
+        self.skip = nn.Parameter(torch.full(size, float(skip))) if learn in ("skip", "both") else float(skip)
+        self.gain = nn.Parameter(torch.full(size, float(gain))) if learn in ("gain", "both") else float(gain)
         self.shortcut = None
         if shortcut == "identity":
             if stride != 1:
@@ -92,10 +94,10 @@ class Add(nn.Module):
         if gate is not None:
             return (1 - gate) * x + (gate * h if self.gate_kind == "exclusive" else h)
         if not isinstance(self.gain, float) or self.gain != 1:
-            h = self.gain * h
+            h = _along(self.gain, self.dim, h) * h
         if isinstance(self.skip, float):
             return torch.add(h, x, alpha=self.skip)
-        return h + self.skip * x
+        return h + _along(self.skip, self.dim, x) * x
 
     def extra_repr(self) -> str:
         return f"gate={self.gate_kind!r}" if self.gate_kind else f"{self.notation['skip'] or 1}·x + {self.notation['gain'] or 1}·h"
@@ -165,19 +167,40 @@ class Concat(nn.Module):
 class Lerp(nn.Module):
     r"""Interpolate from the skip towards the branch: $y = x + \alpha \odot (h - x)$, one $\alpha$ a feature.
 
+    With `learn="rescaled"`, $\alpha$ is the absolute value of a `LearnedScale`.
     Shapes: h and x (..., features) with `dim=-1`, (batch, features, ...) with `dim=1`; output the same. Citation: loshchilov2024ngpt.
     Raises `ValueError` where the widths differ.
     """
 
-    def __init__(self, width: int, skip_width: int, alpha: float = 0.05, learn: bool = True, dim: int = -1):
+    def __init__(self, width: int, skip_width: int, alpha: float = 0.05, learn: bool | str = True, dim: int = -1):
         super().__init__()
         if width != skip_width:
             raise ValueError(f"cannot interpolate between widths {skip_width} and {width}; give the branch width {skip_width}")
         self.dim, self.out_width = dim, width
-        self.alpha = nn.Parameter(torch.full((width,), float(alpha))) if learn else float(alpha)
+        if learn == "rescaled":
+            self.alpha = LearnedScale(width, width, alpha)
+        else:
+            self.alpha = nn.Parameter(torch.full((width,), float(alpha))) if learn else float(alpha)
 
     def forward(self, h: Tensor, x: Tensor) -> Tensor:
-        return x + _along(self.alpha, self.dim, x) * (h - x)
+        alpha = self.alpha().abs() if isinstance(self.alpha, LearnedScale) else self.alpha
+        return x + _along(alpha, self.dim, x) * (h - x)
+
+
+class LearnedScale(nn.Module):
+    r"""Learned scales that Adam moves as fast as the entries of unit vectors: $s = s_0 \sqrt{d}\; p$.
+
+    p is the parameter. It starts at $1 / \sqrt{d}$, the size of an entry of a unit vector of `width` d, and so s starts at
+    $s_0$ = `start`. Shapes: output (count,). Citation: loshchilov2024ngpt.
+    """
+
+    def __init__(self, count: int, width: int, start: float = 1.0):
+        super().__init__()
+        self.factor = start * width**0.5
+        self.weight = nn.Parameter(torch.full((count,), width**-0.5))
+
+    def forward(self) -> Tensor:
+        return self.factor * self.weight
 
 
 class DropPath(nn.Module):
@@ -222,9 +245,9 @@ class Dropout(nn.Dropout):
         super().__init__(rate)
 
 
-def _along(vector: Tensor | float, dim: int, x: Tensor) -> Tensor | float:
-    """Shape a vector of features so that it broadcasts along one axis of x; a fixed number stays as it is."""
-    return vector if isinstance(vector, float) or dim in (-1, x.dim() - 1) else vector.view((-1,) + (1,) * (x.dim() - 1 - dim))
+def _along(vector: Tensor | float, dim: int | None, x: Tensor) -> Tensor | float:
+    """Shape a vector of features so that it broadcasts along one axis of x; a single number stays as it is."""
+    return vector if isinstance(vector, float) or dim in (None, -1, x.dim() - 1) else vector.view((-1,) + (1,) * (x.dim() - 1 - dim))
 
 
 def _symbol(value: float, learned: str | None) -> str:
@@ -239,19 +262,23 @@ ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tan
 
 def add(
     skip: float = 1.0, gain: float = 1.0, learn: str | bool | None = None, shortcut: Any = "identity", stride: int = 1,
-    gate: str | None = None, gate_bias: float = 0.0, dropout: float = 0.0,
+    gate: str | None = None, gate_bias: float = 0.0, dropout: float = 0.0, dim: int | None = None,
 ):  # fmt: skip
     r"""Set the letter `a`: $y = \lambda\, S(x) + g\, h$ with $\lambda$ = `skip` and g = `gain`; see `Add` for shapes.
 
-    `learn`: "gain" (or True), "skip", "both", or None. `shortcut`: "identity", "zero_pad", "projection",
+    `learn`: "gain" (or True), "skip", "both", or None. `dim`: None for one learned number, or the axis of the features for
+    one each, 1 for images and -1 for tokens and vectors. `shortcut`: "identity", "zero_pad", "projection",
     "projection(norm='batch')", "linear", or a factory (skip_width, width, stride) -> module. `gate`: None, "exclusive" or
     "shortcut_only", which begins with the bias `gate_bias`. `dropout`: its rate on the shortcut.
-    Raises `ValueError` for another `learn` or `gate`, for a gate beside scalars, and for a rate outside [0, 1).
-    Citations: he2016deep, he2016identity, liu2020rethinking, bachlechner2021rezero.
+    Raises `ValueError` for another `learn` or `gate`, for a `dim` where nothing is learned, for a gate beside scalars, and
+    for a rate outside [0, 1).
+    Citations: he2016deep, he2016identity, liu2020rethinking, bachlechner2021rezero, liu2020understanding.
     """
     learn = {True: "gain", False: None}.get(learn, learn) if isinstance(learn, bool) else learn
     if learn not in (None, "gain", "skip", "both"):
         raise ValueError(f"learn={learn!r}; allowed: None, 'gain' (or True), 'skip', 'both'")
+    if dim is not None and not learn:
+        raise ValueError(f"dim={dim!r} is the axis of learned scalars, and none is learned; set learn, or leave dim out")
     if gate not in (None, "exclusive", "shortcut_only"):
         raise ValueError(f"gate={gate!r}; allowed: None, 'exclusive', 'shortcut_only'")
     if gate and (learn or skip != 1 or gain != 1):
@@ -260,7 +287,7 @@ def add(
         raise ValueError(f"the shortcut's dropout is {dropout!r}; allowed: 0 <= dropout < 1")
     return partial(
         Add, skip=skip, gain=gain, learn=learn, shortcut=shortcut, stride=stride, gate=gate, gate_bias=gate_bias,
-        dropout=dropout,
+        dropout=dropout, dim=dim,
     )  # fmt: skip
 
 
@@ -269,8 +296,13 @@ def concat(dim: int = 1):
     return partial(Concat, dim=dim)
 
 
-def lerp(alpha: float = 0.05, learn: bool = True, dim: int = -1):
-    r"""Set the letter `l`: $y = x + \alpha (h - x)$, one learned $\alpha$ a feature. See `Lerp`."""
+def lerp(alpha: float = 0.05, learn: bool | str = True, dim: int = -1):
+    r"""Set the letter `l`: $y = x + \alpha (h - x)$, one learned $\alpha$ a feature. See `Lerp`.
+
+    `learn`: True, False, or "rescaled" (nGPT's). Raises `ValueError` for another.
+    """
+    if learn not in (True, False, "rescaled"):
+        raise ValueError(f"learn={learn!r}; allowed: True, False, 'rescaled'")
     return partial(Lerp, alpha=alpha, learn=learn, dim=dim)
 
 

@@ -363,7 +363,7 @@ def equation(word: str, latex: bool = False, notation: dict[int, dict[str, str]]
     scalars and of its shortcut (`skip`, `gain`, `shortcut`, `gate`). With `latex` the result goes between dollar signs.
     """
     times, named = (r"\, ", lambda f, h: rf"{f}\!\left({h}\right)") if latex else ("·", lambda f, h: f"{f}({h})")
-    greek = {"λ": r"\lambda", "α": r"\alpha", "β": r"\beta", "γ": r"\gamma"}
+    greek = {"λ": r"\lambda", "α": r"\alpha", "β": r"\beta", "γ": r"\gamma", "ω": r"\omega"}
 
     def scaled(scalar: str, term: str, is_sum: bool) -> str:
         scalar = greek.get(scalar, scalar) if latex else scalar

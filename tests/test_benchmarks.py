@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import language_model, training_loops
+from benchmarks import language_model, placements, training_loops
 from benchmarks.peers import LOOPS, OURS, Task, batches
 from benchmarks.turns import Clock, Process, chosen, first_round, speed_rows
+from resnorm import lab
 from resnorm.data import load
+from resnorm.lab.plans.placements import PLACEMENTS
 from resnorm.training import Recipe, learning_rates
 
 
@@ -190,3 +192,58 @@ def test_every_loop_takes_the_same_steps(name, recorded):
     rates = learning_rates(Recipe(lr=task.lr, schedule="cosine"), task.steps)
     assert seen == [[pytest.approx(rate, abs=1e-9), task.momentum, True, task.weight_decay] for rate in rates]
     assert accuracy > 0.4, "of ten classes"
+
+
+def small_zoo():
+    """The experiments of the zoo, their networks of two layers."""
+    small = dict(depth=2, width=16, heads=2)
+    zoo = lab.plan("placements", "cpu", seeds=[0])
+    return [one.replace("model", small).replace("task.context", 8).replace("task.subset", 32) for one in zoo]
+
+
+def test_every_placement_takes_whole_steps_of_its_own_network(monkeypatch):
+    seen = {}
+
+    def steps(functions, rounds, repeat):
+        for name, engine in functions.items():
+            before = [one.detach().clone() for one in engine.loop.model.parameters()]
+            shapes = []
+            hook = engine.loop.model.register_forward_hook(lambda _, inputs, y: shapes.append((inputs[0].shape, y.dtype)))
+            # One step more than an epoch has: the first goes on where a rate of the warm-up is above 0.
+            for _ in range(engine.loop.steps_per_epoch + 1):
+                engine()
+            hook.remove()
+            assert set(shapes) == {(torch.Size([16, 8]), torch.bfloat16)}, "not the batch or the precision of the recipe"
+            moved = [not torch.equal(old, new) for old, new in zip(before, engine.loop.model.parameters(), strict=True)]
+            seen[name] = sum(moved) / len(moved)
+        return {name: [1.0] * rounds for name in functions}
+
+    monkeypatch.setattr(placements, "interleaved", steps)
+    rows, _ = placements.placement_rows(small_zoo(), 1, 1)
+    assert [row["placement"] for row in rows] == list(PLACEMENTS)
+    assert min(seen.values()) > 0.5, "a network that does not learn"
+    memory = {row["placement"]: row["memory"] for row in rows}
+    assert memory["pre"] == 1 > memory["residual"] and memory["manifold_hyper_connections"] > 1.5
+    assert {row["precision"] for row in rows} == {"bf16"}
+
+
+def test_placements_are_divided_by_the_step_before_them(monkeypatch):
+    def seconds(functions, rounds, repeat):
+        # A machine that is three times as slow in its second round, and slows down within each.
+        names = [name for name in functions if name != "settle"]
+        assert names[::2] == [placements.PREVIOUS.format(name) for name in names[1::2]], "not one right after the other"
+        engines = [functions[name] for name in names]
+        assert len({id(engine) for engine in engines[::2]}) == 1 and len(set(map(id, engines[1::2]))) == len(PLACEMENTS)
+        times = {name: 1.0 + place // 2 for place, name in enumerate(names)}
+        times |= {name: 2 * times[name] for name in names[1::2] if name != "pre"}
+        return dict(settle=[9.0] * 3) | {
+            name: [one, 3 * one, one * (5 if name == "post" else 1)] for name, one in times.items()
+        }
+
+    monkeypatch.setattr(placements, "interleaved", seconds)
+    rows, step_ms = placements.placement_rows(small_zoo(), 3, 1)
+    found = {row["placement"]: row["time"] for row in rows}
+    assert found.pop("pre") == dict(median=1, low=1, high=1)
+    assert found.pop("post") == dict(median=2, low=2, high=10)
+    assert all(one == dict(median=2, low=2, high=2) for one in found.values())
+    assert step_ms == dict(median=2000, low=2000, high=6000)

@@ -27,6 +27,10 @@ def gate(a, x):
     return 1 / (1 + torch.exp(-F.conv2d(x, a.gate.weight, a.gate.bias)))
 
 
+def step(l):
+    return (l.alpha.weight * 0.05 * WIDTH ** (1 / 2)).abs()
+
+
 # Modules come in the word's order: branches as F, C, A, X, M, norms as n, LayerScale as s, merges as a, c and l.
 ORACLES = {
     "plain": lambda x, F: F(x),
@@ -40,6 +44,7 @@ ORACLES = {
     "xskip_norm": lambda x, F, a, n: n(2 * x + F(x)),
     "rskip_norm": lambda x, F, a1, n1, a2, n2: n2(x + n1(x + F(x))),
     "deepnorm": lambda x, F, a, n: n(12 ** (1 / 4) * x + F(x)),
+    "admin": lambda x, F, a, n: n(a.skip * x + F(x)),
     "depth_scaled": lambda x, n, F, a: x + F(n(x)) / 12 ** (1 / 2),
     "rezero": lambda x, F, a: x + a.gain * F(x),
     "skipinit": lambda x, F, a: x + a.gain * F(x),
@@ -85,6 +90,9 @@ ORACLES = {
     "manifold_hyper_connections": lambda x, n, F: F(n(x)),
     "ngpt": lambda x, A, n1, l1, n2, M, n3, l2, n4: n4(
         (y := n2(x + l1.alpha * (n1(A(x)) - x))) + l2.alpha * (n3(M(y)) - y)
+    ),
+    "ngpt_weights": lambda x, A, n1, l1, n2, M, n3, l2, n4: n4(
+        (y := n2(x + step(l1) * (n1(A(x)) - x))) + step(l2) * (n3(M(y)) - y)
     ),
 }
 
@@ -242,6 +250,8 @@ def test_equations_carry_the_symbols_of_their_scalars():
         assert variant(name).block(WIDTH, **options).equation() == equation
     assert variant("xskip").block(WIDTH).equation() == "λ·x + F(x)"
     assert variant("deepnorm").block(WIDTH).equation() == "n(α·x + F(x))"
+    assert variant("admin").block(WIDTH).equation() == "n(ω·x + F(x))"
+    assert r"\omega\, x" in variant("admin").block(WIDTH).equation(latex=True)
     assert variant("keel").block(WIDTH).equation() == "n(α·x + F(n(x)))"
     assert variant("rskip_norm").block(WIDTH, order=3).equation() == "n(x + n(x + n(x + F(x))))"
 

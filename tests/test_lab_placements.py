@@ -3,7 +3,7 @@
 import pytest
 
 from resnorm import lab
-from resnorm.lab.plans.placements import PLACEMENTS, RATES, TUNED, best_rates, placement_of
+from resnorm.lab.plans.placements import NEWCOMERS, PLACEMENTS, RATES, TUNED, best_rates, placement_of
 
 
 def record(name, rate, loss):
@@ -16,6 +16,9 @@ def test_every_experiment_knows_its_placement():
     for preset in lab.PRESETS:
         for name in PLACEMENTS:
             found = {placement_of(one) for one in lab.plan("placements", preset, placements=name)}
+            assert found == {name}
+        for name in NEWCOMERS:
+            found = {placement_of(one) for one in lab.plan("newcomers", preset, placements=name)}
             assert found == {name}
     with pytest.raises(ValueError, match="no placement has the model"):
         placement_of(lab.plan("placements", "smoke", placements=["pre"])[0].replace("model.norm", "rms"))

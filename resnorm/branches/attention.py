@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resnorm.letters import LearnedScale
 from resnorm.norms import norm
 
 KeysAndValues = tuple[Tensor, Tensor]
@@ -173,18 +174,26 @@ class SelfAttention(_Attention):
     `inner_norm` and `head_scale` act on the heads' outputs, before $W_O$. Each is None, or False, unless it is asked for.
     `value_residual` puts $\lambda_1 V + \lambda_2 V_1$ in the place of $V$, with two learned numbers that start at 1/2;
     $V_1$ are the values of the first attention that had the same `first` in this pass (without one: its own).
-    `rotary` turns $Q$ and $K$ by their positions (see `rotate`). With a `cache`, x holds the tokens that follow those
-    of the passes before, and attends to them too.
+    `rotary` turns $Q$ and $K$ by their positions (see `rotate`). `normalised` is nGPT's attention: the vectors of its matrices
+    have length 1 along the width of the stream (see `unit_weights`), and in each head, with one learned s a feature,
+
+    $$q \leftarrow \sqrt{d}\; s \odot q / \lVert q \rVert_2, \qquad k \leftarrow \sqrt{d}\; s \odot k / \lVert k \rVert_2,$$
+
+    so that the scores are $\sqrt{d}$ times the products of two unit vectors, scaled by s.
+    With a `cache`, x holds the tokens that follow those of the passes before, and attends to them too.
 
     Shapes: x and output (batch, tokens, width), mask broadcasts to (batch, heads, tokens, tokens), with a cache to
     (batch, heads, tokens, all tokens so far).
-    Raises `ValueError` where the heads do not divide the width, and for rotary positions in heads of an odd width.
+    Raises `ValueError` where the heads do not divide the width, for rotary positions in heads of an odd width, and for
+    normalised weights beside a bias.
     Citation: vaswani2017attention; su2024roformer (rotary), olmo2025two (QK-norm), zhuo2025hybridnorm (value norm),
-    wang2022magneto (Sub-LN), shleifer2021normformer (head scale), zhou2025value (value residual).
+    wang2022magneto (Sub-LN), shleifer2021normformer (head scale), zhou2025value (value residual),
+    loshchilov2024ngpt (normalised).
     """
 
     def __init__(
-        self, width, heads=8, causal=False, dropout=0.0, bias=True, rotary=False, value_residual=False, **inside
+        self, width, heads=8, causal=False, dropout=0.0, bias=True, rotary=False, value_residual=False, normalised=False,
+        **inside,
     ):  # fmt: skip
         inputs = {"query_key_value": (width, 3 * width)}
         super().__init__(width, inputs, heads, causal, dropout, bias, **inside)
@@ -193,7 +202,10 @@ class SelfAttention(_Attention):
                 f"attention: rotary positions turn pairs of features, and a head has {width // heads}; use a width that "
                 f"{2 * heads} divides"
             )
+        if normalised and bias:
+            raise ValueError("attention: normalised=True with bias=True; a bias has no length to normalise: use bias=False")
         self.rotary = rotary
+        self.query_key_scale = LearnedScale(width, width) if normalised else None
         self.value_mix = nn.Parameter(torch.full((2,), 0.5)) if value_residual else None
 
     def forward(self, x, mask=None, cache=None, first=None):
@@ -206,9 +218,18 @@ class SelfAttention(_Attention):
         if self.rotary:
             start = 0 if cache is None else cache.length(self)
             query, key = rotate(query, start), rotate(key, start)
+        if self.query_key_scale is not None:
+            scale = self.query_key_scale().view(self.heads, 1, -1)
+            # a root mean square of 1 is a length of the square root of d
+            query, key = (scale.to(h.dtype) * F.rms_norm(h, h.shape[-1:], eps=1e-6) for h in (query, key))
         if cache is not None:
             key, value = cache.extend(self, key, value)
         return self.attend(query, key, value, mask)
+
+    def unit_weights(self):
+        """Yield (weight, axis) of the vectors that `resnorm.init.project` brings to length 1; none unless normalised."""
+        if self.query_key_scale is not None:
+            yield from ((self.query_key_value.weight, 1), (self.output.weight, 0))
 
     def roles(self):
         """Yield (role, tensor) for `query`, `key`, `value` (views of one matrix), `output` and `bias`."""
@@ -254,7 +275,7 @@ class CrossAttention(_Attention):
 
 
 def attention(heads=8, causal=False, dropout=0.0, bias=True, rotary=False, **inside):
-    """Return a factory of `SelfAttention`; `inside`: its norms, `head_scale` and `value_residual`."""
+    """Return a factory of `SelfAttention`; `inside`: its norms, `head_scale`, `value_residual` and `normalised`."""
     return partial(SelfAttention, heads=heads, causal=causal, dropout=dropout, bias=bias, rotary=rotary, **inside)
 
 

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -16,13 +17,18 @@ class MLP(nn.Module):
     $$W_2\, \phi(W_1 x) \qquad \text{or, with SwiGLU,} \qquad W_2\, (\operatorname{silu}(W_1 x) \odot V x)$$
 
     "gelu_tanh" is the approximation of GELU by a tanh that GPT-2 was trained with.
-    `inner_norm`: the name of a norm of the hidden layer, before $W_2$; None for no norm.
+    `inner_norm`: the name of a norm of the hidden layer, before $W_2$; None for no norm. `normalised` is nGPT's MLP: the
+    vectors of its matrices have length 1 along the width of the stream (see `unit_weights`), and $W_1 x$ (with SwiGLU $V x$
+    too) is multiplied by one learned s a unit, which starts at 1. For x of root mean square 1 that is nGPT's
+    $s\, \sqrt{d}\, W_1 x$ of a unit vector x of width d.
     Shapes: x (..., width), output (..., out).
-    Raises `ValueError` for an unknown activation and for a hidden layer without units.
-    Citation: vaswani2017attention, shazeer2020glu (SwiGLU), wang2022magneto (inner norm).
+    Raises `ValueError` for an unknown activation, for a hidden layer without units, and for normalised weights beside a bias.
+    Citation: vaswani2017attention, shazeer2020glu (SwiGLU), wang2022magneto (inner norm), loshchilov2024ngpt (normalised).
     """
 
-    def __init__(self, width, expansion=4, activation="relu", dropout=0.0, bias=True, out=None, inner_norm=None):
+    def __init__(
+        self, width, expansion=4, activation="relu", dropout=0.0, bias=True, out=None, inner_norm=None, normalised=False
+    ):  # fmt: skip
         super().__init__()
         units = round(expansion * width)
         if activation not in ACTIVATIONS:
@@ -31,15 +37,20 @@ class MLP(nn.Module):
             raise ValueError(
                 f"mlp: expansion={expansion} of width {width} leaves no hidden unit; use a larger expansion"
             )
+        if normalised and bias:
+            raise ValueError("mlp: normalised=True with bias=True; a bias has no length to normalise: use bias=False")
         self.out_width = width if out is None else out
         self.activation = activation
         self.hidden = nn.Linear(width, 2 * units if activation == "swiglu" else units, bias=bias)
+        self.hidden_scale = nn.Parameter(torch.ones(self.hidden.out_features)) if normalised else None
         self.inner_norm = None if inner_norm is None else norm(inner_norm, units)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(units, self.out_width, bias=bias)
 
     def forward(self, x):
         h = self.hidden(x)
+        if self.hidden_scale is not None:
+            h = h * self.hidden_scale.to(h.dtype)
         if self.activation == "relu":
             h = F.relu(h)
         elif self.activation in ("gelu", "gelu_tanh"):
@@ -50,6 +61,11 @@ class MLP(nn.Module):
         if self.inner_norm is not None:
             h = self.inner_norm(h)
         return self.output(self.dropout(h))
+
+    def unit_weights(self):
+        """Yield (weight, axis) of the vectors that `resnorm.init.project` brings to length 1; none unless normalised."""
+        if self.hidden_scale is not None:
+            yield from ((self.hidden.weight, 1), (self.output.weight, 0))
 
     def roles(self):
         """Yield (role, tensor): `hidden` (twice with SwiGLU: views of one matrix), `output` and `bias`."""
@@ -74,11 +90,12 @@ class Linear(nn.Linear):
             yield "bias", self.bias
 
 
-def mlp(expansion=4, activation="relu", dropout=0.0, bias=True, out=None, inner_norm=None):
+def mlp(expansion=4, activation="relu", dropout=0.0, bias=True, out=None, inner_norm=None, normalised=False):
     """Return a factory of `MLP`."""
     return partial(
-        MLP, expansion=expansion, activation=activation, dropout=dropout, bias=bias, out=out, inner_norm=inner_norm
-    )
+        MLP, expansion=expansion, activation=activation, dropout=dropout, bias=bias, out=out, inner_norm=inner_norm,
+        normalised=normalised,
+    )  # fmt: skip
 
 
 def linear(out=None, bias=True):

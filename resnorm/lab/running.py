@@ -23,6 +23,7 @@ LOG = logging.getLogger("resnorm.lab")
 def run(experiment: Experiment, store: Store | None = None, progress: bool = True) -> Record:
     """Return the experiment's record: from ``store`` (default: the live store) if it has one, else by running it.
 
+    A variant that is `profiled` first has its skips set from the first training batch, see `resnorm.init.admin`.
     An interrupted run leaves a checkpoint in the store and goes on from there. A diverged run is a record too.
     Under torchrun the processes train together, see `resnorm.training.fit`, and the first one writes the record.
     """
@@ -33,9 +34,12 @@ def run(experiment: Experiment, store: Store | None = None, progress: bool = Tru
 
     import torch
 
+    from resnorm import init
+    from resnorm.catalog import VARIANTS
     from resnorm.lab.measurements import MEASUREMENTS
     from resnorm.models import build
     from resnorm.training import Recipe, fit
+    from resnorm.training.batches import first_inputs
     from resnorm.training.distributed import is_first
 
     source_hash()  # of the source as it is now, not as somebody has edited it by the end of the run
@@ -44,10 +48,11 @@ def run(experiment: Experiment, store: Store | None = None, progress: bool = Tru
         torch.manual_seed(experiment.seed)
         options = {key: value for key, value in experiment.model.items() if key != "name"}
         model = build(experiment.model["name"], data.spec, **options)
+        recipe, variant = Recipe(**experiment.recipe), VARIANTS.get(options.get("variant"))
+        if variant and variant.profiled:
+            init.admin(model, *first_inputs(data, recipe, experiment.seed))
         checkpoint = store.checkpoint(experiment)
-        outcome = fit(
-            model, data, Recipe(**experiment.recipe), seed=experiment.seed, checkpoint=checkpoint, progress=progress
-        )
+        outcome = fit(model, data, recipe, seed=experiment.seed, checkpoint=checkpoint, progress=progress)
         measured = experiment.measure if outcome.status == "finished" else ()
         measurements = {name: MEASUREMENTS[name](model, data, experiment) for name in measured}
     record = Record(

@@ -1,14 +1,20 @@
 """Transformer layers from a word, and the language model that predicts the next token."""
 
+from collections.abc import Iterator
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnorm import catalog, init
 from resnorm.branches import Cache, FirstValues, attention, cross_attention, mlp
+from resnorm.letters import LearnedScale
 from resnorm.letters import dropout as dropout_letter
 from resnorm.streams import Stack
 from resnorm.words import Block
+
+# The norm whose values are vectors of one length.
+SPHERE = "rms(affine=False)"
 
 
 def transformer_stack(
@@ -74,7 +80,7 @@ def positions_of(tokens: Tensor, position: nn.Embedding, start: int = 0) -> Tens
 class TransformerLM(nn.Module):
     """Embed tokens and positions, run the stack, predict the next token; see `transformer_lm`."""
 
-    def __init__(self, vocabulary: int, context: int, stack: Stack, dropout: float, learned: bool):
+    def __init__(self, vocabulary: int, context: int, stack: Stack, dropout: float, learned: bool, normalised: bool = False):
         super().__init__()
         width = stack.out_width
         self.context = context
@@ -88,6 +94,13 @@ class TransformerLM(nn.Module):
         if learned:
             nn.init.normal_(self.position.weight, std=0.5**0.5)
         nn.init.normal_(self.head.weight, std=width**-0.5)
+        self.logit_scale = LearnedScale(vocabulary, width) if normalised else None
+        init.project(self.unit_weights())
+
+    def unit_weights(self) -> Iterator[tuple[Tensor, int]]:
+        """Yield (weight, axis) of the vectors that `resnorm.init.project` brings to length 1; none unless normalised."""
+        if self.logit_scale is not None:
+            yield from ((part.weight, 1) for part in (self.token, self.position, self.head) if part is not None)
 
     def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
         start, inputs = (0, {}) if cache is None else (cache.tokens, {"A": {"cache": cache}})
@@ -96,7 +109,11 @@ class TransformerLM(nn.Module):
             check_context(start + tokens.shape[1], self.context)
         else:
             x = x + positions_of(tokens, self.position, start)
-        return self.head(self.stack(self.dropout(x), **inputs))
+        if self.logit_scale is None:
+            return self.head(self.stack(self.dropout(x), **inputs))
+        length = x.shape[-1] ** 0.5  # of a vector with root mean square 1, as the norms give it
+        x = F.normalize(x, dim=-1) * length
+        return self.logit_scale() / length * self.head(self.stack(self.dropout(x), **inputs))
 
 
 def transformer_lm(
@@ -107,7 +124,7 @@ def transformer_lm(
     width=128,
     heads=4,
     variant="pre",
-    norm="layer",
+    norm=None,
     activation="gelu",
     dropout=0.0,
     expansion=4,
@@ -123,18 +140,26 @@ def transformer_lm(
     `positions`: "learned" embeddings that are added to the tokens', or "rotary", which turns queries and keys.
     `initialisation`: a rule of `resnorm.init`, by default the variant's own, else "xavier".
     With a `Cache`, `model(tokens, cache)` takes the tokens that follow those of the passes before; `generate` does so.
+    `norm`: by default "layer". The variant `ngpt_weights` has its own, "rms(affine=False)", and takes no other. There all
+    vectors of embeddings and head have length 1 as well, the sum of token and position is brought to the sphere, and with
+    one learned $s_t$ a token, from 1 on, a logit is $s_t \cos \angle(h, e_t)$ for the token's vector $e_t$ in the head.
     GPT-2 is `transformer_lm(vocabulary=50257, context=1024, depth=12, width=768, heads=12, activation="gelu_tanh")`, and
     `load_weights` takes its weights.
     Shapes: input (batch, tokens) of int64, output (batch, tokens, vocabulary), the logits.
-    Raises `ValueError` for an unknown option, a variant with another branch, or more tokens than the context.
-    Citation: vaswani2017attention, su2024roformer.
+    Raises `ValueError` for an unknown option, a variant with another branch, a norm that is not the variant's, or more
+    tokens than the context. Citation: vaswani2017attention, su2024roformer, loshchilov2024ngpt.
     """
     if positions not in ("learned", "rotary"):
         raise ValueError(f"transformer_lm: positions={positions!r}; allowed: 'learned', 'rotary'")
+    normalised = catalog.variant(variant).normalised
+    if norm is None:
+        norm = SPHERE if normalised else "layer"
+    if normalised and norm != SPHERE:
+        raise ValueError(f"transformer_lm: norm={norm!r} leaves the sphere of {variant!r}; leave it out, or take {SPHERE!r}")
     stack = transformer_stack(
         depth, width, heads, variant, norm, activation, dropout, expansion, causal=True, rotary=positions == "rotary",
         **options,
     )  # fmt: skip
-    model = TransformerLM(vocabulary, context, stack, dropout, learned=positions == "learned")
+    model = TransformerLM(vocabulary, context, stack, dropout, positions == "learned", normalised)
     initialise_transformer(stack, depth, variant, initialisation)
     return model

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from resnorm.data import DataSet
 from resnorm.data.dataset import NOT_SCORED, PADDING, START
+from resnorm.training.recipe import Recipe
 
 # Of a GPU's free memory, what a resident split may take: the rest is for the model and its activations.
 SHARE = 0.5
@@ -177,6 +178,14 @@ class Batches:
             return inputs
         images = (inputs - self.mean).mul_(self.scale).permute(0, 3, 1, 2)
         return images.contiguous(memory_format=self.format)
+
+
+def first_inputs(data: DataSet, recipe: Recipe, seed: int) -> tuple[Tensor, ...]:
+    """The model's inputs in the first batch of a run with this seed, on the CPU: (batch, ...) each."""
+    batches = Batches(data, "train", torch.device("cpu"), recipe.augment, batch_tokens=recipe.batch_tokens)
+    order = batches.order(seed, 0)
+    part = slice(0, recipe.batch_size) if batches.cut is None else slice(*order.parts[0].tolist())
+    return batches.batch(order, part)[0]
 
 
 def before_of(targets: Tensor) -> Tensor:

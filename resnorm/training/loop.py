@@ -10,7 +10,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from resnorm import probes
+from resnorm import init, probes
 from resnorm.data import DataSet
 from resnorm.training.batches import Batches, lengths_of
 from resnorm.training.checkpoint import Checkpoint, identity
@@ -81,6 +81,7 @@ def fit(
     it was.
     ``device`` is the GPU where there is one, else the CPU. On CPU the process keeps the memory that it frees from then
     on, see `resnorm.training.memory`.
+    After every step what the model's modules name as `unit_weights` is brought back to length 1, see `resnorm.init.project`.
     ``cuda_graph`` records the step once and replays it, for models that neither wait for the GPU nor branch on what
     it computes.
     Under ``torchrun --nproc_per_node N`` the N processes train one model, each on its share of every batch, and arrive
@@ -162,6 +163,7 @@ class _Loop:
         model.to(device, memory_format=torch.channels_last if self.channels_last else torch.preserve_format)
         self.model = model
         processes.same_start(model)
+        self.unit_weights = list(init.unit_weights(model))
         # Training batches have the same shape, those of pairs excepted, and code for one shape is the faster.
         self.forward = torch.compile(model, dynamic=data.kind == "pairs") if recipe.compile else model
         self.autocast = autocast(self.precision, device) if self.precision != "fp32" else nullcontext()
@@ -277,6 +279,8 @@ class _Loop:
             self.scaler.update()
         else:
             self.optimizer.step()
+        if self.unit_weights:
+            init.project(self.unit_weights)
         self.optimizer.zero_grad()
 
     def _backward(self, inputs: tuple[Tensor, ...], targets: Tensor, *scored: Tensor) -> None:

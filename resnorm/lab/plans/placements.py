@@ -37,6 +37,14 @@ PLACEMENTS: dict[str, dict[str, Any]] = {
     "dynamic_hyper_connections": dict(variant="hyper_connections", dynamic=True),
     "manifold_hyper_connections": dict(variant="manifold_hyper_connections"),
 }
+# Those that joined when the others were recorded. They run in 32 bits, and so does Pre-Norm, once more, beside them.
+NEWCOMERS: dict[str, dict[str, Any]] = {
+    "pre": PLACEMENTS["pre"],
+    "admin": dict(variant="admin"),
+    "hybridnorm": dict(variant="hybridnorm"),
+    "value_residual": dict(variant="value_residual"),
+    "ngpt_weights": dict(variant="ngpt_weights"),
+}
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 # What `best_rates` found in the recorded runs of `placement_rates` at the size `cpu`; the chapter checks that it still does.
 TUNED: dict[str, float] = (
@@ -44,6 +52,7 @@ TUNED: dict[str, float] = (
     | dict.fromkeys(("res_post", "rskip_norm", "encoder_b2t", "sub_ln", "mix_ln"), 3e-3)
     | {"residual": 3e-4, "post": 1e-3, "layernorm_scaling": 3e-2, "denseformer": 3e-2}
 )
+TUNED_NEWCOMERS: dict[str, float] = dict.fromkeys(NEWCOMERS, 1e-2)
 ADAMW = dict(optimizer="adamw", beta2=0.95, weight_decay=0.1, decay_norms=False, schedule="cosine", warmup=0.1, clip=1)
 _SIZES: dict[str, tuple[dict, dict, dict]] = {
     "smoke": (
@@ -71,13 +80,13 @@ _SIZES: dict[str, tuple[dict, dict, dict]] = {
 
 
 def placement_of(experiment: Experiment) -> str:
-    """The name in `PLACEMENTS` of an experiment of these plans; raises ValueError for another one."""
+    """The name in `PLACEMENTS` or `NEWCOMERS` of an experiment of these plans; raises ValueError for another one."""
     keys = ("variant", "norm", "dynamic")
-    wanted = [experiment.model.get(key) for key in keys]
-    for name, settings in PLACEMENTS.items():
+    wanted, every = [experiment.model.get(key) for key in keys], PLACEMENTS | NEWCOMERS
+    for name, settings in every.items():
         if [settings.get(key) for key in keys] == wanted:
             return name
-    raise ValueError(f"no placement has the model {experiment.model}; allowed: {', '.join(PLACEMENTS)}")
+    raise ValueError(f"no placement has the model {experiment.model}; allowed: {', '.join(every)}")
 
 
 def best_rates(records: list[Record]) -> dict[str, float]:
@@ -91,37 +100,49 @@ def best_rates(records: list[Record]) -> dict[str, float]:
     return {name: rate for name, (_, rate) in found.items()}
 
 
-def _experiment(preset: str, placement: str, rate: float, seed: int) -> Experiment:
-    task, model, recipe = _SIZES[preset]
-    settings = PLACEMENTS[placement]
+def _experiment(preset: str, settings: dict[str, Any], rate: float, seed: int, **recipe: Any) -> Experiment:
+    task, model, sized = _SIZES[preset]
     # A layer can be deleted where the blocks carry their own skip.
-    last = ("layers",) if variant(settings["variant"]).stream is None else ("mixing",) if "hyper" in placement else ()
+    one = variant(settings["variant"])
+    last = ("layers",) if one.stream is None else ("mixing",) if "hyper" in one.name else ()
     return Experiment(
-        task, dict(name="transformer_lm", **model, **settings), ADAMW | recipe | dict(lr=rate), seed,
+        task, dict(name="transformer_lm", **model, **settings), ADAMW | sized | recipe | dict(lr=rate), seed,
         ("activations", *last),
-    )
+    )  # fmt: skip
 
 
-def _chosen(placements: Any) -> list[str]:
+def _chosen(placements: Any, known: dict[str, dict[str, Any]]) -> list[str]:
     if placements is None:
-        return list(PLACEMENTS)
+        return list(known)
     placements = [placements] if isinstance(placements, str) else list(placements)
     for name in placements:
-        if name not in PLACEMENTS:
-            raise ValueError(f"there is no placement {name!r}; allowed: {', '.join(PLACEMENTS)}")
+        if name not in known:
+            raise ValueError(f"there is no placement {name!r}; allowed: {', '.join(known)}")
     return placements
+
+
+def _sweep(preset: str, known: dict, chosen: Any, rates: dict[str, Any], seeds: Any, **recipe: Any) -> list[Experiment]:
+    """Every chosen placement at each of its rates with each seed."""
+    return [
+        _experiment(preset, known[placement], rate, seed, **recipe)
+        for placement in _chosen(chosen, known)
+        for rate in rates[placement]
+        for seed in check_seeds(seeds)
+    ]
+
+
+def _grid(preset: str, known: dict, lrs: Any) -> dict[str, Any]:
+    return dict.fromkeys(known, positive("lrs", (RATES if preset != "smoke" else (3e-3, 3e-2)) if lrs is None else lrs))
+
+
+def _single(rates: dict[str, float]) -> dict[str, Any]:
+    return {placement: (rate,) for placement, rate in rates.items()}
 
 
 @register
 def placement_rates(preset: str, seeds: Any = (0,), placements: Any = None, lrs: Any = None) -> list[Experiment]:
     """The tuning of the zoo: every placement at every learning rate, the same ones for all.  [xiong2020layer]"""
-    lrs = positive("lrs", (RATES if preset != "smoke" else (3e-3, 3e-2)) if lrs is None else lrs)
-    return [
-        _experiment(preset, placement, rate, seed)
-        for placement in _chosen(placements)
-        for rate in lrs
-        for seed in check_seeds(seeds)
-    ]
+    return _sweep(preset, PLACEMENTS, placements, _grid(preset, PLACEMENTS, lrs), seeds)
 
 
 @register
@@ -130,8 +151,16 @@ def placements(preset: str, seeds: Any = SEEDS, placements: Any = None) -> list[
 
     The rates are those tuned at the size `cpu`; for another size, run `placement_rates` there first.
     """
-    return [
-        _experiment(preset, placement, TUNED[placement], seed)
-        for placement in _chosen(placements)
-        for seed in check_seeds(seeds)
-    ]
+    return _sweep(preset, PLACEMENTS, placements, _single(TUNED), seeds)
+
+
+@register
+def newcomer_rates(preset: str, seeds: Any = (0,), placements: Any = None, lrs: Any = None) -> list[Experiment]:
+    """The tuning of the placements that joined the zoo later, as `placement_rates`.  [liu2020understanding]"""
+    return _sweep(preset, NEWCOMERS, placements, _grid(preset, NEWCOMERS, lrs), seeds, precision="fp32")
+
+
+@register
+def newcomers(preset: str, seeds: Any = SEEDS, placements: Any = None) -> list[Experiment]:
+    """Those that joined the zoo later, in 32 bits, with Pre-Norm beside them.  [zhuo2025hybridnorm; zhou2025value]"""
+    return _sweep(preset, NEWCOMERS, placements, _single(TUNED_NEWCOMERS), seeds, precision="fp32")

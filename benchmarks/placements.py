@@ -4,8 +4,9 @@
     python -m benchmarks.placements --precision fp32    where the processor only emulates bf16, much slower
     python -m benchmarks.placements --quick             the same calls, fewer of them: prints and writes nothing
 
-Networks, recipe and batches are those of the plans `placements` and `newcomers` at the size `cpu`; the step is that of `fit`: forward,
-loss, backward, clipping, optimiser. The tokens are random: the time of a step does not depend on what it learns.
+Networks, recipe and batches are those of the plans `placements` and `newcomers` at the size `cpu`, all in one precision.
+The step is that of `fit`: forward, loss, backward, clipping, optimiser. The tokens are random: the time of a step does
+not depend on what it learns.
 A step of Pre-Norm stands right before each step that is measured, and the ratio of the two is formed in each round.
 So Pre-Norm has a row of its own, beside itself: how far it is from 1 is what this measurement cannot tell.
 """
@@ -33,8 +34,16 @@ BASE = "pre"
 PREVIOUS = "Pre-Norm before {}"
 
 
+def every_placement(precision: str | None = None) -> list[Experiment]:
+    """One experiment of each placement, all in one precision: that of the plan `placements` where none is given."""
+    zoo, newcomers = (lab.plan(name, "cpu", seeds=[0]) for name in ("placements", "newcomers"))
+    known = {placement_of(one) for one in zoo}
+    every = zoo + [one for one in newcomers if placement_of(one) not in known]
+    return [one.replace("recipe.precision", precision or zoo[0].recipe["precision"]) for one in every]
+
+
 def trained(experiment: Experiment, data: DataSet) -> Engine:
-    """The experiment's network in the training loop of `fit`, as `lab.run` makes it."""
+    """The experiment's network in the training loop of `fit`; Admin is not profiled, which costs no step."""
     torch.manual_seed(experiment.seed)
     options = {key: value for key, value in experiment.model.items() if key != "name"}
     # A probe is no part of a step.
@@ -85,11 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     rounds = 1 if chosen.quick else ROUNDS
     # As in `fit`: otherwise the kernel filling new pages with zeros is a large part of every step.
     keeps = keep_freed_memory()
-    zoo, newcomers = (lab.plan(name, "cpu", seeds=[0]) for name in ("placements", "newcomers"))
-    # Pre-Norm is in both; the newcomers' own precision is another one.
-    every = {placement_of(one): one for one in newcomers + zoo}
-    precision = chosen.precision or zoo[0].recipe["precision"]
-    experiments = [one.replace("recipe.precision", precision) for one in every.values()]
+    experiments = every_placement(chosen.precision)
     rows, step_ms = placement_rows(experiments, rounds, REPEAT)
     for row in rows:
         time = row["time"]

@@ -171,7 +171,7 @@ def execute_all(
         return folders
     processes = max(1, min(processes, len(pending)))
     # Threads that wait for each other on a busy machine take many times as long: OMP_NUM_THREADS, where set, comes first.
-    threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // processes))
+    threads = int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or max(1, (os.cpu_count() or 1) // processes))
     failures = []
     # Spawned, because a process that has loaded papermill or torch does not survive a fork well.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:

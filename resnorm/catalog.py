@@ -30,7 +30,8 @@ class Variant:
     the name of the norm. `stream` carries the skip where it crosses the blocks: a function of the options, and of
     `width`, `count` (blocks) and `norm`, that the blocks of one stack share; those variants have the tag "stream".
     `profiled`: a batch sets its learned skips before training, by `resnorm.init.admin`; `resnorm.lab` does so.
-    `normalised`: a whole model of it has weights that are unit vectors, those outside the blocks too.
+    `normalised`: `transformer_lm` makes the vectors of embeddings and head unit vectors too, and takes a norm without
+    gains; the other models have this in the branches only.
     """
 
     name: str

@@ -43,9 +43,9 @@ class Add(nn.Module):
     r"""Add the skip to the branch: $y = \lambda\, S(x) + g\, h$.
 
     `skip` is $\lambda$, `gain` is $g$, and S is the shortcut. `learn` names the scalars that are trained: "gain" (ReZero,
-    SkipInit), "skip" (Admin) or "both"; with a `dim` they are vectors, one number a feature along that axis.
-    A `gate` is computed from the skip, $g(x) = \sigma(W x + b)$ with a 1x1 convolution W and
-    b at first `gate_bias`, and takes the place of both scalars: $y = (1 - g(x))\, S(x) + g(x)\, h$ ("exclusive") or
+    SkipInit), "skip" (Admin) or "both"; with a `dim` they are vectors, one number a feature along that axis. A `gate` is
+    computed from the skip, $g(x) = \sigma(W x + b)$ with a 1x1 convolution W and b at first `gate_bias`, and takes the
+    place of both scalars: $y = (1 - g(x))\, S(x) + g(x)\, h$ ("exclusive") or
     $y = (1 - g(x))\, S(x) + h$ ("shortcut_only"). `dropout` is the rate of a dropout of single values of $S(x)$.
     Shapes: h and x of the same shape, or of shapes that the shortcut makes the same; output as h. A gate is for images.
     Raises `ValueError` where the widths differ and the shortcut is the identity.
@@ -167,7 +167,7 @@ class Concat(nn.Module):
 class Lerp(nn.Module):
     r"""Interpolate from the skip towards the branch: $y = x + \alpha \odot (h - x)$, one $\alpha$ a feature.
 
-    With `learn="rescaled"`, $\alpha$ is the absolute value of a `LearnedScale`.
+    With `learn="rescaled"`, $\alpha = \lvert \alpha_0 \sqrt{d}\, p \rvert$ with a learned p, see `LearnedScale`.
     Shapes: h and x (..., features) with `dim=-1`, (batch, features, ...) with `dim=1`; output the same. Citation: loshchilov2024ngpt.
     Raises `ValueError` where the widths differ.
     """
@@ -247,7 +247,9 @@ class Dropout(nn.Dropout):
 
 def _along(vector: Tensor | float, dim: int | None, x: Tensor) -> Tensor | float:
     """Shape a vector of features so that it broadcasts along one axis of x; a single number stays as it is."""
-    return vector if isinstance(vector, float) or dim in (None, -1, x.dim() - 1) else vector.view((-1,) + (1,) * (x.dim() - 1 - dim))
+    if isinstance(vector, float) or dim in (None, -1, x.dim() - 1):
+        return vector
+    return vector.view((-1,) + (1,) * (x.dim() - 1 - dim))
 
 
 def _symbol(value: float, learned: str | None) -> str:

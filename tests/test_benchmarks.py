@@ -13,7 +13,7 @@ from benchmarks.peers import LOOPS, OURS, Task, batches
 from benchmarks.turns import Clock, Process, chosen, first_round, speed_rows
 from resnorm import lab
 from resnorm.data import load
-from resnorm.lab.plans.placements import PLACEMENTS
+from resnorm.lab.plans.placements import NEWCOMERS, PLACEMENTS
 from resnorm.training import Recipe, learning_rates
 
 
@@ -194,10 +194,13 @@ def test_every_loop_takes_the_same_steps(name, recorded):
     assert accuracy > 0.4, "of ten classes"
 
 
-def small_zoo():
-    """The experiments of the zoo, their networks of two layers."""
+EVERY = list(PLACEMENTS | NEWCOMERS)
+
+
+def small_zoo(precision=None):
+    """The experiments of the benchmark, their networks of two layers."""
     small = dict(depth=2, width=16, heads=2)
-    zoo = lab.plan("placements", "cpu", seeds=[0])
+    zoo = placements.every_placement(precision)
     return [one.replace("model", small).replace("task.context", 8).replace("task.subset", 32) for one in zoo]
 
 
@@ -208,23 +211,40 @@ def test_every_placement_takes_whole_steps_of_its_own_network(monkeypatch):
         for name, engine in functions.items():
             before = [one.detach().clone() for one in engine.loop.model.parameters()]
             shapes = []
-            hook = engine.loop.model.register_forward_hook(lambda _, inputs, y: shapes.append((inputs[0].shape, y.dtype)))
+            inner = engine.loop.model.stack.blocks[0]  # nGPT scales its logits in 32 bits
+            hook = inner.register_forward_hook(
+                lambda _, inputs, y: shapes.append((inputs[0].shape[:2], torch.is_autocast_enabled("cpu")))
+            )
             # One step more than an epoch has: the first goes on where a rate of the warm-up is above 0.
             for _ in range(engine.loop.steps_per_epoch + 1):
                 engine()
             hook.remove()
-            assert set(shapes) == {(torch.Size([16, 8]), torch.bfloat16)}, "not the batch or the precision of the recipe"
+            assert set(shapes) == {(torch.Size([16, 8]), True)}, "not the batch or the precision of the recipe"
             moved = [not torch.equal(old, new) for old, new in zip(before, engine.loop.model.parameters(), strict=True)]
             seen[name] = sum(moved) / len(moved)
         return {name: [1.0] * rounds for name in functions}
 
     monkeypatch.setattr(placements, "interleaved", steps)
     rows, _ = placements.placement_rows(small_zoo(), 1, 1)
-    assert [row["placement"] for row in rows] == list(PLACEMENTS)
+    assert [row["placement"] for row in rows] == EVERY
     assert min(seen.values()) > 0.5, "a network that does not learn"
     memory = {row["placement"]: row["memory"] for row in rows}
     assert memory["pre"] == 1 > memory["residual"] and memory["manifold_hyper_connections"] > 1.5
     assert {row["precision"] for row in rows} == {"bf16"}
+
+
+def test_the_file_of_the_placements_has_what_the_chapter_reads(monkeypatch, tmp_path):
+    monkeypatch.setattr(placements, "ROUNDS", 1)
+    small = {precision: small_zoo(precision) for precision in (None, "fp32")}
+    monkeypatch.setattr(placements, "every_placement", small.__getitem__)
+    placements.main(["--quick"])
+    assert not list(tmp_path.iterdir())
+    placements.main(["--precision", "fp32", "--folder", str(tmp_path)])
+    content = json.loads((tmp_path / "placements.json").read_text(encoding="utf-8"))
+    assert {row["placement"] for row in content["rows"]} == set(EVERY) and content["rows"][0]["precision"] == "fp32"
+    assert content["rows"][0]["time"].keys() == {"median", "low", "high"}
+    assert content["settings"]["pre_norm_step_ms"]["median"] > 0 and content["settings"]["rounds"] == 1
+    assert {"device", "threads", "torch", "date", "commit"} <= content["provenance"].keys()
 
 
 def test_placements_are_divided_by_the_step_before_them(monkeypatch):
@@ -233,7 +253,7 @@ def test_placements_are_divided_by_the_step_before_them(monkeypatch):
         names = [name for name in functions if name != "settle"]
         assert names[::2] == [placements.PREVIOUS.format(name) for name in names[1::2]], "not one right after the other"
         engines = [functions[name] for name in names]
-        assert len({id(engine) for engine in engines[::2]}) == 1 and len(set(map(id, engines[1::2]))) == len(PLACEMENTS)
+        assert len({id(engine) for engine in engines[::2]}) == 1 and len(set(map(id, engines[1::2]))) == len(EVERY)
         times = {name: 1.0 + place // 2 for place, name in enumerate(names)}
         times |= {name: 2 * times[name] for name in names[1::2] if name != "pre"}
         return dict(settle=[9.0] * 3) | {

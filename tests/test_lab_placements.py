@@ -3,7 +3,7 @@
 import pytest
 
 from resnorm import lab
-from resnorm.lab.plans.placements import NEWCOMERS, PLACEMENTS, RATES, TUNED, best_rates, placement_of
+from resnorm.lab.plans.placements import NEWCOMERS, PLACEMENTS, RATES, TUNED, TUNED_NEWCOMERS, best_rates, placement_of
 
 
 def record(name, rate, loss):
@@ -20,10 +20,20 @@ def test_every_experiment_knows_its_placement():
         for name in NEWCOMERS:
             found = {placement_of(one) for one in lab.plan("newcomers", preset, placements=name)}
             assert found == {name}
+    with pytest.raises(ValueError, match="there is no placement 'post'; allowed: pre, admin, hybridnorm"):
+        lab.plan("newcomers", placements=["post"])
     with pytest.raises(ValueError, match="no placement has the model"):
         placement_of(lab.plan("placements", "smoke", placements=["pre"])[0].replace("model.norm", "rms"))
     with pytest.raises(ValueError, match="there is no placement 'prenorm'; allowed: residual, pre, post"):
         lab.plan("placements", placements=["prenorm"])
+
+
+def test_the_newcomers_have_a_pre_norm_that_differs_in_precision_and_rate_only():
+    one, other = (lab.plan(name, "cpu", seeds=[0], placements="pre")[0] for name in ("newcomers", "placements"))
+    assert one.recipe["precision"] == "fp32" and set(TUNED_NEWCOMERS) == set(NEWCOMERS)
+    assert one.replace("recipe.precision", "bf16") == other.replace("recipe.lr", one.recipe["lr"])
+    mixed = {placement_of(one) for one in lab.plan("placements", "cpu") if "mixing" in one.measure}
+    assert mixed == {"hyper_connections", "dynamic_hyper_connections", "manifold_hyper_connections"}
 
 
 def test_the_validation_loss_chooses_and_a_diverged_run_cannot_win():

@@ -62,7 +62,7 @@ class FirstValues:
     """The values of the first attention of a pass, which the later ones mix into theirs; see `SelfAttention`.
 
     Give one to every attention of a stack, and a new one to every pass: `stack(x, A=dict(first=FirstValues()))`.
-    Shapes: values (batch, heads, tokens, width / heads).
+    Shapes: values (batch, heads, tokens, width / heads). Citation: zhou2025value.
     """
 
     def __init__(self) -> None:

@@ -13,8 +13,8 @@ _IMAGES = {
         dict(width=8),
         dict(epochs=4, batch_size=128, lr=0.1, schedule="one_cycle", precision="fp32", probe_every=16),
     ),
-    # bf16 by name, because "auto" is fp32 on a CPU: recording machines have bf16 matrix units, which train these
-    # networks twice as fast; a CPU without them gives the same numbers, only slower than fp32 would be.
+    # bf16 by name, because "auto" is fp32 on a CPU: the machines that recorded these plans have bf16 matrix units,
+    # which train these networks twice as fast; a CPU without them gives the same numbers, only slower than fp32 would be.
     "cpu": (
         dict(name="cifar10", subset=10000),
         dict(width=16),

@@ -214,8 +214,9 @@ def admin(model: nn.Module, *inputs: Tensor) -> None:
     The variance is over all values, of the pass in which $\omega_i$ is set already. A norm gives $x_i$ the variance 1, and
     so $\omega_{i+1}^2 = \operatorname{Var} x_1 + \sum_{j \le i} \operatorname{Var} F_j$. Branches are counted in the order in
     which they run, in each `Stack` by itself: an encoder, a decoder.
-    Here as in the authors' code. Shapes: each skip (features,). `inputs`: what the model is called with. It runs in the mode that it is in; its buffers and the random state stay as
-    they were. Raises `ValueError` for a model without such skips. Citation: liu2020understanding.
+    This is what the authors' code computes. `inputs`: what the model is called with. It runs in the mode that it is in; its
+    buffers and the random state stay as they were. Shapes: each skip (features,).
+    Raises `ValueError` for a model without such skips. Citation: liu2020understanding.
     """
     stacks = [child for child in model.modules() if isinstance(child, Stack)] or [model]
     stack_of: dict[Add, nn.Module] = {}

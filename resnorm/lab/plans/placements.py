@@ -37,7 +37,8 @@ PLACEMENTS: dict[str, dict[str, Any]] = {
     "dynamic_hyper_connections": dict(variant="hyper_connections", dynamic=True),
     "manifold_hyper_connections": dict(variant="manifold_hyper_connections"),
 }
-# Those that joined when the others were recorded. At the size `cpu` they run in 32 bits, and so does Pre-Norm, once more, beside them.
+# Those that joined when the others were recorded. At the size `cpu` they run in 32 bits, and so does Pre-Norm, once
+# more, beside them.
 NEWCOMERS: dict[str, dict[str, Any]] = {
     "pre": PLACEMENTS["pre"],
     "admin": dict(variant="admin"),
@@ -167,5 +168,5 @@ def newcomer_rates(preset: str, seeds: Any = (0,), placements: Any = None, lrs: 
 
 @register
 def newcomers(preset: str, seeds: Any = SEEDS, placements: Any = None) -> list[Experiment]:
-    """Those that joined the zoo later, at the size `cpu` in 32 bits, with Pre-Norm beside them.  [zhuo2025hybridnorm; zhou2025value]"""
+    """Those that joined the zoo later, with Pre-Norm beside them, in 32 bits on a CPU.  [zhuo2025hybridnorm; zhou2025value]"""
     return _sweep(preset, NEWCOMERS, placements, _single(TUNED_NEWCOMERS), seeds, **_newcomer_recipe(preset))

@@ -160,7 +160,7 @@ class _Page(HTMLParser):
 
 
 def check_site(html: Path) -> list[str]:
-    """List what is wrong: anything loaded from elsewhere, a broken internal link, a figure without alt text."""
+    """List what is wrong: anything loaded from elsewhere, a broken internal link, a figure without alt text, a raw table."""
     paths = sorted(html.rglob("*.html"))
     pages = {
         path: _Page(path.read_text(encoding="utf-8")) for path in paths if "_static" not in path.relative_to(html).parts
@@ -174,6 +174,9 @@ def check_site(html: Path) -> list[str]:
             if re.match(r"(https?:)?//", one) or "url(" in one
         ]
         problems += [f"{name} shows {image.get('src')} without alt text" for image in page.images if _nameless(image)]
+        # The typography of a page has made dashes of the line under the table's head.
+        raw = re.search(r"<p>(\|[^\n]*)\n\|[-–—:| ]+\|", path.read_text(encoding="utf-8"))
+        problems += [f"{name} shows the text of a table that was not rendered: {raw[1]}"] if raw else []
         for link in {*page.links, *page.loads}:
             split = urlsplit(link)
             if split.scheme or split.netloc or link.startswith("data:"):

@@ -188,6 +188,7 @@ BAD_PAGES = {
     "links to c.html, which does not exist": '<a href="c.html">c</a>',
     "links to b.html#nowhere, and that page has no such place": '<a href="b.html#nowhere">b</a>',
     "without alt text": '<img src="x.png">',
+    "shows the text of a table that was not rendered: | word | loss |": "<p>| word | loss |\n|—|—|\n| nFa | 2 |</p>",
     "shows x.png without alt text": f'<img src="x.png" alt="_images/{"0a" * 20}.png">',
 }
 

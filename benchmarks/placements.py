@@ -1,6 +1,6 @@
 """What one training step of every placement of the zoo costs beside Pre-Norm: time and memory of the whole network.
 
-    python -m benchmarks.placements                     results/benchmarks/placements.json, three minutes
+    python -m benchmarks.placements                     results/benchmarks/placements.json
     python -m benchmarks.placements --precision fp32    where the processor only emulates bf16, much slower
     python -m benchmarks.placements --quick             the same calls, fewer of them: prints and writes nothing
 

@@ -122,7 +122,7 @@ def vendor_mathjax(html: Path) -> None:
 
 
 class _Page(HTMLParser):
-    """What a page loads, links to and can be linked at."""
+    """What a page loads, links to and can be linked at, and the heads of tables that were not rendered."""
 
     LOADS = {
         "script": "src",
@@ -138,6 +138,8 @@ class _Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.loads, self.links, self.anchors, self.images = [], [], set(), []
+        # The typography of a page has made dashes of the line under a table's head.
+        self.raw_tables = re.findall(r"<p>(\|[^\n]*)\n\|[-–—:| ]+\|", text)
         self.feed(text)
 
     def handle_starttag(self, tag, pairs):
@@ -174,9 +176,7 @@ def check_site(html: Path) -> list[str]:
             if re.match(r"(https?:)?//", one) or "url(" in one
         ]
         problems += [f"{name} shows {image.get('src')} without alt text" for image in page.images if _nameless(image)]
-        # The typography of a page has made dashes of the line under the table's head.
-        raw = re.search(r"<p>(\|[^\n]*)\n\|[-–—:| ]+\|", path.read_text(encoding="utf-8"))
-        problems += [f"{name} shows the text of a table that was not rendered: {raw[1]}"] if raw else []
+        problems += [f"{name} shows the text of a table that was not rendered: {head}" for head in page.raw_tables]
         for link in {*page.links, *page.loads}:
             split = urlsplit(link)
             if split.scheme or split.netloc or link.startswith("data:"):

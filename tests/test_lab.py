@@ -16,6 +16,7 @@ from resnorm import lab
 from resnorm.lab import Experiment, Record, Store
 from resnorm.lab import record as record_module
 from resnorm.lab import running
+from resnorm.lab import store as store_module
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = dict(
@@ -240,6 +241,19 @@ def test_every_committed_record_can_be_read():
     for record in Store.committed().records():
         assert record.status in ("finished", "diverged")
         assert record.provenance["wall_seconds"] > 0
+
+
+def test_a_benchmark_is_read_from_the_checkout_or_from_the_installed_copy(tmp_path, monkeypatch):
+    package = tmp_path / "resnorm"
+    monkeypatch.setattr(store_module, "PACKAGE", package)
+    assert lab.benchmark("placements") is None
+    for folder, text in (("results/benchmarks", "checkout"), ("resnorm/benchmarks", "installed")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "placements.json").write_text(json.dumps({"rows": [text]}))
+        assert lab.benchmark("placements") == {"rows": [text]}
+    (package / "benchmarks/half.json").write_text('{"rows": [')
+    with pytest.raises(ValueError, match="half.json is no JSON .*; measure again with `make bench`"):
+        lab.benchmark("half")
 
 
 # --- run

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from resnorm import probes
+from resnorm import probes, seq2seq
 from resnorm.letters import add, dropout
 from resnorm.streams import Stack
 from resnorm.words import Block
@@ -62,6 +62,27 @@ def test_it_finds_the_blocks_or_says_what_is_missing():
     assert probes.blocks_of(nn.Sequential(nn.Linear(3, 3), inner)) == list(inner.blocks)
     with pytest.raises(ValueError, match="attribute `blocks`"):
         probes.blocks_of(nn.Linear(3, 3))
+
+
+def test_a_part_of_the_model_is_read_in_the_pass_of_the_whole():
+    torch.manual_seed(0)
+    model = seq2seq(vocabulary=9, context=8, depth=2, width=8, heads=2, variant="pre", dropout=0).eval()
+    source, before = torch.randint(3, 9, (2, 3, 5))
+    loss, seen = lambda logits: logits.square().sum(), []
+    hook = model.decoder.blocks[-1].register_forward_hook(lambda _, given, made: seen.append(made))
+    decoder, whole, encoder = (
+        probes.measure(model, source, loss, before=before, part=part) for part in (model.decoder, None, model.encoder)
+    )
+    hook.remove()
+    assert decoder[-1]["forward_rms"] == pytest.approx(seen[0].square().mean().sqrt().item())
+    assert [row["block"] for row in decoder] == [0, 1, 2] and all(row["parameter_gradient"] > 0 for row in decoder[1:])
+    assert whole == encoder != decoder  # of two stacks the first
+    assert probes.activations(model, source, before=before, part=model.decoder)[-1]["rms"] == pytest.approx(decoder[-1]["forward_rms"])
+    residual = 1 - seen[0].mean(1, keepdim=True).expand_as(seen[0]).square().sum((1, 2)) / seen[0].square().sum((1, 2))
+    rank = probes.rank_residual(model, source, before=before, part=model.decoder)[-1]["residual"]
+    assert rank == pytest.approx(residual.sqrt().mean().item(), rel=1e-4)
+    with pytest.raises(ValueError, match="no block of this Stack ran; give a `part`"):
+        probes.measure(model, source, loss, before=before, part=Stack([nn.Linear(3, 3)]))
 
 
 def test_infinite_values_become_none():

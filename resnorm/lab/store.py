@@ -1,8 +1,10 @@
 """Where records lie: one small JSON file an experiment, named by its hash, never half-written."""
 
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from resnorm.lab.experiment import Experiment
 from resnorm.lab.record import PACKAGE, Record, source_hash
@@ -24,8 +26,7 @@ class Store:
     @classmethod
     def committed(cls) -> "Store":
         """The project's own full-size records: ``results/records``, or the copy in an installed package."""
-        packed = PACKAGE / "records"
-        return cls(packed if packed.is_dir() else PACKAGE.parent / "results" / "records")
+        return cls(_results("records"))
 
     @classmethod
     def live(cls) -> "Store":
@@ -97,3 +98,20 @@ def write_atomically(path: Path, text: str) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def benchmark(name: str) -> dict[str, Any] | None:
+    """What ``benchmarks/NAME.py`` measured: `provenance`, `settings` and `rows`; None where this copy has no such measurement.
+
+    From ``results/benchmarks``, or the copy in an installed package. Raises ValueError naming a file that is no JSON.
+    """
+    path = _results("benchmarks") / f"{name}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); measure again with `make bench`") from None
+
+
+def _results(kind: str) -> Path:
+    packed = PACKAGE / kind
+    return packed if packed.is_dir() else PACKAGE.parent / "results" / kind

@@ -29,10 +29,14 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
                      "order) or build it from resnorm.Stack")
 
 
-def measure(model: nn.Module, x: Tensor, loss: Callable[[Any], Tensor], **inputs: Any) -> list[dict[str, float | None]]:
+def measure(
+    model: nn.Module, x: Tensor, loss: Callable[[Any], Tensor], *, part: nn.Module | None = None, **inputs: Any
+) -> list[dict[str, float | None]]:
     r"""Run the model once forward and once backward and read every block: one row a block, tidy.
 
     `x`: the model's input; `loss`: maps the model's output to a scalar; `inputs`: further arguments of the model.
+    `part`: the module within the model whose blocks are read, such as `model.decoder`; by default the model. Of two stacks
+    in it, as in a model that translates, that is the first, the encoder.
     Row 0 is the stream that enters the first block; row l holds, for the stream $x_l$ after block l,
     `forward_rms`, $\sqrt{\operatorname{mean} x_l^2}$;
     `gradient_norm`, $\lVert dL/dx_l \rVert_2$;
@@ -41,12 +45,13 @@ def measure(model: nn.Module, x: Tensor, loss: Callable[[Any], Tensor], **inputs
     Which stream that is where one crosses the blocks, `watching` says.
     Raises `ValueError` where the model shows no blocks.
     """
-    blocks = blocks_of(model)
+    part = model if part is None else part
+    blocks = blocks_of(part)
     of_block = [[p for p in block.parameters() if p.requires_grad] for block in blocks]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     devices = [x.device] if x.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices), torch.enable_grad(), watching(model) as streams_seen:
+        with torch.random.fork_rng(devices), torch.enable_grad(), watching(part) as streams_seen:
             value = loss(model(x if not x.is_floating_point() else x.detach().requires_grad_(), **inputs))
             streams = streams_seen()
             wanted = streams + [p for parameters in of_block for p in parameters]
@@ -75,7 +80,7 @@ def watching(model: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
 
     $x_l$ is what block l returned. Where a stream other than the plain one carries the skip, a block returns its branch
     alone: there $x_l$ is what the next block reads, and behind the last block what the stream closes with.
-    Raises `ValueError` where the model shows no blocks.
+    Raises `ValueError` where the model shows no blocks, and the function does where none of them ran.
     """
     seen: list[tuple[Tensor, Tensor]] = []
     closed: list[Tensor] = []
@@ -88,8 +93,14 @@ def watching(model: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
                 hooks.append(stack.register_forward_hook(lambda _, given, made: closed.append(made)))
             else:
                 hooks.append(stack.last.register_forward_pre_hook(lambda _, given: closed.append(given[0])))
+
+    def streams() -> list[Tensor]:
+        if not seen:
+            raise ValueError(f"no block of this {type(model).__name__} ran; give a `part` that the model's forward pass uses")
+        return [given for given, _ in seen] + closed if closed else [seen[0][0], *(made for _, made in seen)]
+
     try:
-        yield lambda: [given for given, _ in seen] + closed if closed else [seen[0][0], *(made for _, made in seen)]
+        yield streams
     finally:
         for hook in hooks:
             hook.remove()

@@ -10,17 +10,18 @@ from resnorm.probes.scores import evaluating
 from resnorm.streams import Hyper, Stack
 
 
-def activations(model: nn.Module, x: Tensor, **inputs: Any) -> list[dict[str, Any]]:
+def activations(model: nn.Module, x: Tensor, *, part: nn.Module | None = None, **inputs: Any) -> list[dict[str, Any]]:
     r"""Return how large the stream is after every block, and its largest single value: one row a block, tidy.
 
     `block`: 0 for the stream that enters the first block; `rms`, $\sqrt{\operatorname{mean} x_l^2}$; `median` and
     `largest`, of $|x_l|$ over all values; `feature` and `token`: where the largest one stands; `angle`, in degrees, the
     mean angle of a token's $x_{l-1}$ and $x_l$ (none for block 0): how far the block turns the stream.
     A value that is thousands of times the median is a massive activation. In eval mode; the model is left as it was.
+    `part`: the module within the model whose blocks are read, such as `model.decoder`; by default the model.
     Shapes: x as the model takes it; the stream is (batch, tokens, width).
     Which stream that is where one crosses the blocks, and what is raised, `watching` says. Citation: sun2024massive.
     """
-    with evaluating(model), watching(model) as streams_seen:
+    with evaluating(model), watching(model if part is None else part) as streams_seen:
         model(x, **inputs)
         streams = [stream.float() for stream in streams_seen()]
     rows = []

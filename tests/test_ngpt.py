@@ -19,6 +19,7 @@ from resnorm.words import Block
 
 WIDTH, HEADS, VOCABULARY = 16, 2, 11
 SMALL = dict(vocabulary=VOCABULARY, context=8, depth=2, width=WIDTH, heads=HEADS, variant="ngpt_weights")
+SMALL_IMAGE = dict(inputs=1, size=8, classes=3, patch=4, depth=1, width=WIDTH, heads=HEADS, variant="ngpt_weights")
 TOKENS = torch.randint(VOCABULARY, (3, 8), generator=torch.Generator().manual_seed(3))
 # No weight decay and no warm-up, as in the paper.
 ADAMW = Recipe(epochs=1, batch_size=16, optimizer="adamw", lr=0.01, precision="fp32")
@@ -255,7 +256,7 @@ def test_blocks_and_images_may_take_the_normalised_branches():
     block = Block("Anln Mnln", WIDTH, n="rms(affine=False)", A=attention(HEADS, bias=False, normalised=True),
                   M=mlp(bias=False, normalised=True))  # fmt: skip
     init.initialise(block, "xavier", 2)
-    image = vit(inputs=1, size=8, classes=3, patch=4, depth=1, width=WIDTH, heads=HEADS, variant="ngpt_weights")
+    image = vit(**SMALL_IMAGE, norm="rms(affine=False)")
     for module in (block, image):
         lengths = [weight.norm(dim=axis) for weight, axis in init.unit_weights(module)]
         assert len(lengths) == 4
@@ -265,7 +266,8 @@ def test_blocks_and_images_may_take_the_normalised_branches():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: transformer_lm(**SMALL, norm="layer"), "norm='layer' leaves the sphere of 'ngpt_weights'; leave it out"),
+        (lambda: transformer_lm(**SMALL, norm="layer"), "norm='layer' leaves the sphere of 'ngpt_weights'; take norm='rms"),
+        (lambda: vit(**SMALL_IMAGE), r"norm='layer\(eps=1e-6\)' leaves the sphere of 'ngpt_weights'; take norm='rms"),
         (lambda: attention(2, normalised=True)(WIDTH), "attention: normalised=True with bias=True; .* use bias=False"),
         (lambda: mlp(normalised=True)(WIDTH), "mlp: normalised=True with bias=True; .* use bias=False"),
         (lambda: lerp(learn="scaled"), "learn='scaled'; allowed: True, False, 'rescaled'"),

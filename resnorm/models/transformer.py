@@ -24,8 +24,11 @@ def transformer_stack(
     """The layers of a model, with the last norm where their words need one; the weights are still torch's own.
 
     `branches`: those of a layer, in order; `merge`: the setting of `a`, where it is not the variant's own.
+    Raises `ValueError` for a norm that leaves the sphere of normalised weights.
     """
     chosen = catalog.variant(variant)
+    if chosen.normalised and norm != SPHERE:
+        raise ValueError(f"norm={norm!r} leaves the sphere of {variant!r}; take norm={SPHERE!r}")
     count = len(branches)
     known = [
         chosen.complete(options, depth=count * depth, dim=-1, block=count * layer, layer=layer)
@@ -154,8 +157,6 @@ def transformer_lm(
     normalised = catalog.variant(variant).normalised
     if norm is None:
         norm = SPHERE if normalised else "layer"
-    if normalised and norm != SPHERE:
-        raise ValueError(f"transformer_lm: norm={norm!r} leaves the sphere of {variant!r}; leave it out, or take {SPHERE!r}")
     stack = transformer_stack(
         depth, width, heads, variant, norm, activation, dropout, expansion, causal=True, rotary=positions == "rotary",
         **options,

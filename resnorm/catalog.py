@@ -555,8 +555,17 @@ _ALL = (
         "Pre-Norm + QK-norm",
         "nAa nMa",
         "Pre-Norm, and a norm on the queries and the keys, so that the scores of the attention cannot grow.",
-        "henry2020query",
+        "muennighoff2025olmoe",
         inside=lambda norm: {"A": {"query_key_norm": norm}},
+        tags=TRANSFORMER,
+    ),
+    Variant(
+        "qk_norm_per_head",
+        "Pre-Norm + QK-norm per head",
+        "nAa nMa",
+        "Pre-Norm, and a norm on the queries and the keys of each head by itself, so that no head's scores can grow.",
+        "yang2025qwen3",
+        inside=lambda norm: {"A": {"query_key_norm": norm, "per_head": True}},
         tags=TRANSFORMER,
     ),
     Variant(

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import nbformat
@@ -521,6 +522,12 @@ def test_citation_keys_exist():
     for path in (ROOT / "resnorm").rglob("*.py"):
         cited |= set(re.findall(r"\b[a-z]+(?:19|20)\d\d[a-z]\w+\b", path.read_text(encoding="utf-8")))
     assert cited <= keys, "add these to book/references.bib"
+
+
+def test_no_source_is_listed_twice():
+    for field in (r"^@\w+\{([^,]+)", r"^  url = \{([^}]+)"):
+        found = Counter(re.findall(field, (ROOT / "book/references.bib").read_text(encoding="utf-8"), re.MULTILINE))
+        assert found and not [one for one, times in found.items() if times > 1]
 
 
 # -------------------------------------------------------------------------------- numbers in prose

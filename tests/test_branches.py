@@ -1,6 +1,7 @@
 """The branches against torch's own layers, forward and gradients, and what their roles promise."""
 
 import copy
+import importlib
 import pickle
 import sys
 
@@ -377,3 +378,25 @@ def test_a_cache_computes_the_keys_of_a_memory_once_and_its_rows_can_go_on_from_
     rows = torch.tensor([2, 2, 0])
     cache.reorder(rows)
     torch.testing.assert_close(branch(x[:, 3:], cache=cache), branch(torch.cat((x[rows, :3], x[:, 3:]), 1))[:, 3:])
+
+
+@pytest.mark.parametrize(("kind", "per_head"), [("olmoe", False), ("qwen3", True)])
+def test_queries_and_keys_are_normalised_as_in_the_models_that_are_cited(kind, per_head):
+    torch.manual_seed(0)
+    transformers = pytest.importorskip("transformers")
+    modeling = importlib.import_module(f"transformers.models.{kind}.modeling_{kind}")
+    name = {"olmoe": "Olmoe", "qwen3": "Qwen3"}[kind]
+    config = getattr(transformers, f"{name}Config")(
+        hidden_size=12, num_attention_heads=3, num_key_value_heads=3, rms_norm_eps=1e-6, head_dim=4, attn_implementation="eager"
+    )
+    theirs = getattr(modeling, f"{name}Attention")(config, layer_idx=0).eval()
+    ours = attention(3, bias=False, query_key_norm="rms(eps=1e-6)", per_head=per_head)(12)
+    for norm in (theirs.q_norm, theirs.k_norm):
+        norm.weight.data.uniform_(0.5, 2)
+    with torch.no_grad():
+        ours.query_key_value.weight.copy_(torch.cat([part.weight for part in (theirs.q_proj, theirs.k_proj, theirs.v_proj)]))
+        ours.output.weight.copy_(theirs.o_proj.weight)
+        ours.query_norm.weight.copy_(theirs.q_norm.weight)
+        ours.key_norm.weight.copy_(theirs.k_norm.weight)
+    x, unturned = torch.randn(2, 5, 12), (torch.ones(1, 5, 4), torch.zeros(1, 5, 4))
+    torch.testing.assert_close(ours(x), theirs(x, position_embeddings=unturned, attention_mask=None)[0], rtol=1e-5, atol=1e-6)

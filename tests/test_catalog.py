@@ -73,6 +73,7 @@ ORACLES = {
     "mix_ln": lambda x, n1, A, a1, n2, M, a2: (y := x + A(n1(x))) + M(n2(y)),  # of a late layer
     "sub_ln": lambda x, n1, A, a1, n2, M, a2: (y := x + A(n1(x))) + M(n2(y)),
     "qk_norm": lambda x, n1, A, a1, n2, M, a2: (y := x + A(n1(x))) + M(n2(y)),
+    "qk_norm_per_head": lambda x, n1, A, a1, n2, M, a2: (y := x + A(n1(x))) + M(n2(y)),
     "normformer": lambda x, n1, A, n2, a1, n3, M, a2: (y := x + n2(A(n1(x)))) + M(n3(y)),
     "hybridnorm": lambda x, A, a1, n, M, a2: (y := n(x + A(x))) + M(y),
     "value_residual": lambda x, n1, A, a1, n2, M, a2: (y := x + A(n1(x))) + M(n2(y)),

@@ -179,6 +179,7 @@ def test_layernorm_scaling_counts_layers_and_not_branches():
 def test_variants_with_norms_inside_their_branches_have_the_model_s_norm_there():
     for variant, inside in (("sub_ln", ["inner_norm"]), ("normformer", ["inner_norm"]), ("olmo2", ["query_norm", "key_norm"]),
                             ("qk_norm", ["query_norm", "key_norm"]),
+                            ("qk_norm_per_head", ["query_norm", "key_norm"]),
                             ("hybridnorm", ["query_norm", "key_norm", "value_norm"])):  # fmt: skip
         model = transformer_lm(vocabulary=5, depth=2, width=16, variant=variant, norm="rms")
         named = [(name.rpartition(".")[2], part) for name, part in model.stack.named_modules()]

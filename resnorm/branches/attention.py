@@ -103,8 +103,8 @@ class _Attention(nn.Module):
     """
 
     def __init__(
-        self, width, inputs, heads, causal, dropout, bias, query_key_norm=None, value_norm=None, inner_norm=None,
-        head_scale=False,
+        self, width, inputs, heads, causal, dropout, bias, query_key_norm=None, value_norm=None, per_head=False,
+        inner_norm=None, head_scale=False,
     ):  # fmt: skip
         super().__init__()
         if heads < 1 or width % heads:
@@ -114,17 +114,20 @@ class _Attention(nn.Module):
         self.out_width, self.heads, self.causal, self.dropout = width, heads, causal, dropout
         for name, (wide, out) in inputs.items():
             self.add_module(name, nn.Linear(wide, out, bias=bias))
-        self.query_norm = None if query_key_norm is None else norm(query_key_norm, width)
-        self.key_norm = None if query_key_norm is None else norm(query_key_norm, width)
-        self.value_norm = None if value_norm is None else norm(value_norm, width)
+        self.per_head = per_head
+        wide = width // heads if per_head else width
+        self.query_norm = None if query_key_norm is None else norm(query_key_norm, wide)
+        self.key_norm = None if query_key_norm is None else norm(query_key_norm, wide)
+        self.value_norm = None if value_norm is None else norm(value_norm, wide)
         self.head_scale = nn.Parameter(torch.ones(heads, 1, 1)) if head_scale else None
         self.inner_norm = None if inner_norm is None else norm(inner_norm, width)
         self.output = nn.Linear(width, width, bias=bias)
 
     def split(self, x, norm=None):
-        """(batch, tokens, width) to (batch, heads, tokens, width / heads), normalised before."""
-        x = x if norm is None else norm(x)
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        """(batch, tokens, width) to (batch, heads, tokens, width / heads), normalised before, or after it for `per_head`."""
+        x = x if norm is None or self.per_head else norm(x)
+        x = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return norm(x) if norm is not None and self.per_head else x
 
     def attend(self, query, key, value, mask):
         queries, keys = query.shape[-2], key.shape[-2]
@@ -170,7 +173,8 @@ class SelfAttention(_Attention):
 
     $d$ is the width of a head, $m$ the mask: a boolean (True = may attend) or a float that is added to the scores.
     With `causal`, a token attends to itself and to earlier tokens only, whatever the mask allows.
-    `query_key_norm` normalises $Q$ and $K$ over their whole width, before the heads are split, and `value_norm` $V$;
+    `query_key_norm` normalises $Q$ and $K$ over their whole width, before the heads are split, and `value_norm` $V$; with
+    `per_head` each head is normalised by itself, by one norm for all heads.
     `inner_norm` and `head_scale` act on the heads' outputs, before $W_O$. Each is None, or False, unless it is asked for.
     `value_residual` puts $\lambda_1 V + \lambda_2 V_1$ in the place of $V$, with two learned numbers that start at 1/2;
     $V_1$ are the values of the first attention that had the same `first` in this pass (without one: its own).
@@ -186,7 +190,8 @@ class SelfAttention(_Attention):
     (batch, heads, tokens, all tokens so far).
     Raises `ValueError` where the heads do not divide the width, for rotary positions in heads of an odd width, and for
     normalised weights beside a bias.
-    Citation: vaswani2017attention; su2024roformer (rotary), olmo2025two (QK-norm), zhuo2025hybridnorm (value norm),
+    Citation: vaswani2017attention; su2024roformer (rotary), henry2020query (QK-norm), muennighoff2025olmoe (over the
+    whole width), yang2025qwen3 (per head), zhuo2025hybridnorm (value norm),
     wang2022magneto (Sub-LN), shleifer2021normformer (head scale), zhou2025value (value residual),
     loshchilov2024ngpt (normalised).
     """

@@ -134,3 +134,11 @@ def test_without_sacrebleu_the_error_names_the_repair(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
     with pytest.raises(DataError, match=r'package sacrebleu.*pip install "resnorm\[translation\]"'):
         measure.scores(["a"], ["a"])
+
+
+@pytest.mark.parametrize(("name", "preset", "alone"), [("en_vi", "cpu", True), ("en_vi", "colab", False), ("en_de", "cpu", False)])
+def test_only_the_larger_model_may_have_a_peak_of_its_own(name, preset, alone):
+    planned = lab.plan(f"translation_{name}", preset)
+    smallest = min(one.model["width"] for one in planned)
+    peaks = [{one.recipe["lr"] for one in planned if (one.model["width"] > smallest) == larger} for larger in (False, True)]
+    assert [len(found) for found in peaks] == [1, 1] and (peaks[0] != peaks[1]) == alone

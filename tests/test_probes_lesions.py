@@ -75,6 +75,19 @@ def test_swapped_blocks_have_one_shape(variant):
     assert {"loss": rows[0]["loss"], "accuracy": rows[0]["accuracy"]} == scores(by_hand, x, targets)
 
 
+def test_a_lesion_of_blocks_that_share_values_runs_all_others():
+    torch.manual_seed(0)
+    model = models.transformer_lm(vocabulary=7, context=6, depth=3, width=16, heads=2, variant="value_residual").eval()
+    x, targets = torch.randint(7, (2, 4, 6))
+    rows = {(row["kind"], row["block"], row["other"]): row["loss"] for row in probes.lesions(model, x, targets)}
+    assert len(rows) == 1 + 3 + 3
+    for case, order in ((("delete", 1, 0), (1, 2)), (("delete", 2, 0), (0, 2)), (("swap", 1, 3), (2, 1, 0)), (("whole", 0, 0), (0, 1, 2))):
+        damaged = copy.deepcopy(model)
+        damaged.stack.blocks = nn.ModuleList(damaged.stack.blocks[at] for at in order)
+        expected = F.cross_entropy(damaged(x).flatten(0, 1), targets.flatten()).item()
+        assert rows[case] == pytest.approx(expected, rel=1e-5), case
+
+
 def test_the_seed_draws_the_swaps():
     x, targets = images()
     torch.manual_seed(0)

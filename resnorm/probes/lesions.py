@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from resnorm.letters import Add, ZeroPad
 from resnorm.probes.blocks import blocks_of
 from resnorm.probes.scores import evaluating, score
+from resnorm.streams import Stack
 
 
 def lesions(
@@ -31,6 +32,7 @@ def lesions(
     Citation: veit2016residual.
     """
     blocks = blocks_of(model)
+    sharing = any(isinstance(module, Stack) and module.each_pass for module in model.modules())
     with evaluating(model):
         streams, _ = _streams(model, blocks, x[:1])
         shapes = [(given.shape, made.shape) for given, made in itertools.pairwise(streams)]
@@ -43,7 +45,7 @@ def lesions(
             if not case:
                 streams[:], whole = _streams(model, blocks, inputs)
                 return whole
-            with _forward(_damaged(blocks, streams, case)):
+            with _forward(_damaged(blocks, streams, case, sharing)):
                 return model(inputs)
 
         rows = score(cases, logits, x, targets, batch)
@@ -72,10 +74,16 @@ def _streams(model: nn.Module, blocks: list[nn.Module], x: Tensor) -> tuple[list
     return [seen[0][0], *(made for _, made in seen)], output
 
 
-def _damaged(blocks: list[nn.Module], streams: list[Tensor], case: tuple[int, ...]) -> dict[nn.Module, Callable]:
-    """The forward passes that take the place of the blocks' own."""
+def _damaged(
+    blocks: list[nn.Module], streams: list[Tensor], case: tuple[int, ...], sharing: bool
+) -> dict[nn.Module, Callable]:
+    """The forward passes that take the place of the blocks' own; `sharing`: whether blocks hand on more than the stream."""
     first, other = blocks[case[0]], blocks[case[-1]]
     x, y = streams[case[0] : case[0] + 2]
+    if sharing:  # then all other blocks have to run
+        if other is not first:
+            return {first: other.forward, other: first.forward}
+        return {first: lambda x, **_: _shortcut(first, x, y)}
     made = _shortcut(first, x, y) if other is first else other(x)
     # Up to the damage nothing differs from the whole network, whose streams are at hand.
     replaced: dict[nn.Module, Callable] = dict.fromkeys(blocks[: case[0]], _same)

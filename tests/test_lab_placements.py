@@ -41,10 +41,14 @@ def test_the_validation_loss_chooses_and_a_diverged_run_cannot_win():
     assert best_rates(records) == {"pre": 3e-3}  # by the test loss it would be 1e-3
 
 
-def test_the_zoo_takes_the_rates_that_the_recorded_tuning_found():
-    planned = lab.plan("placement_rates", "cpu")
+@pytest.mark.parametrize(
+    ("tuning", "plan", "known", "tuned"),
+    [("placement_rates", "placements", PLACEMENTS, TUNED), ("newcomer_rates", "newcomers", NEWCOMERS, TUNED_NEWCOMERS)],
+)
+def test_the_zoo_takes_the_rates_that_the_recorded_tuning_found(tuning, plan, known, tuned):
+    planned = lab.plan(tuning, "cpu")
     records = lab.recorded(planned)
-    assert len(planned) == len(PLACEMENTS) * len(RATES) == len(records)
-    assert best_rates(records) == TUNED == {one: TUNED[one] for one in PLACEMENTS}
-    seeds = lab.plan("placements", "cpu", seeds=[0])
+    assert len(planned) == len(known) * len(RATES) == len(records)
+    assert best_rates(records) == tuned == {one: tuned[one] for one in known}
+    seeds = lab.plan(plan, "cpu", seeds=[0])
     assert set(seeds) <= set(planned)  # the first seed is a run of the tuning, and is not run twice

@@ -53,8 +53,8 @@ TUNED: dict[str, float] = (
     | dict.fromkeys(("res_post", "rskip_norm", "encoder_b2t", "sub_ln", "mix_ln"), 3e-3)
     | {"residual": 3e-4, "post": 1e-3, "layernorm_scaling": 3e-2, "denseformer": 3e-2}
 )
-# A guess until `newcomer_rates` is recorded; the chapter checks it then.
-TUNED_NEWCOMERS: dict[str, float] = dict.fromkeys(NEWCOMERS, 1e-2)
+# What it found in those of `newcomer_rates`.
+TUNED_NEWCOMERS: dict[str, float] = dict.fromkeys(NEWCOMERS, 1e-2) | {"admin": 3e-3, "hybridnorm": 1e-3}
 ADAMW = dict(optimizer="adamw", beta2=0.95, weight_decay=0.1, decay_norms=False, schedule="cosine", warmup=0.1, clip=1)
 _SIZES: dict[str, tuple[dict, dict, dict]] = {
     "smoke": (

@@ -4,7 +4,6 @@ A page holds placeholders, `{{training_loops.speed}}` or `{{engine.channels_last
 that was never measured says so on the page, and `fill` returns its name.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,13 +23,12 @@ DASH = "–"
 
 def read(folder: Path) -> dict[str, Content]:
     """Every measurement in the folder by its name; none where there is no folder."""
-    found = {}
-    for path in sorted(folder.glob("*.json")):
-        try:
-            found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise BuildError(f"{path} is no JSON ({error}); measure again with `make bench`") from None
-    return found
+    from resnorm.lab import benchmark
+
+    try:
+        return {path.stem: benchmark(path.stem, folder) for path in sorted(folder.glob("*.json"))}
+    except ValueError as error:
+        raise BuildError(str(error)) from None
 
 
 # -------------------------------------------------------------------------------- numbers as text

@@ -115,10 +115,10 @@ class _Attention(nn.Module):
         for name, (wide, out) in inputs.items():
             self.add_module(name, nn.Linear(wide, out, bias=bias))
         self.per_head = per_head
-        wide = width // heads if per_head else width
-        self.query_norm = None if query_key_norm is None else norm(query_key_norm, wide)
-        self.key_norm = None if query_key_norm is None else norm(query_key_norm, wide)
-        self.value_norm = None if value_norm is None else norm(value_norm, wide)
+        across = width // heads if per_head else width
+        self.query_norm = None if query_key_norm is None else norm(query_key_norm, across)
+        self.key_norm = None if query_key_norm is None else norm(query_key_norm, across)
+        self.value_norm = None if value_norm is None else norm(value_norm, across)
         self.head_scale = nn.Parameter(torch.ones(heads, 1, 1)) if head_scale else None
         self.inner_norm = None if inner_norm is None else norm(inner_norm, width)
         self.output = nn.Linear(width, width, bias=bias)

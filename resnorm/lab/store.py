@@ -100,12 +100,13 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
-def benchmark(name: str) -> dict[str, Any] | None:
+def benchmark(name: str, folder: Path | None = None) -> dict[str, Any] | None:
     """What ``benchmarks/NAME.py`` measured: `provenance`, `settings` and `rows`; None where this copy has no such measurement.
 
-    From ``results/benchmarks``, or the copy in an installed package. Raises ValueError naming a file that is no JSON.
+    ``folder``: by default ``results/benchmarks``, or the copy in an installed package. Raises ValueError naming a file that
+    is no JSON.
     """
-    path = _results("benchmarks") / f"{name}.json"
+    path = (folder or _results("benchmarks")) / f"{name}.json"
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     except ValueError as error:

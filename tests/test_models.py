@@ -188,6 +188,13 @@ def test_variants_with_norms_inside_their_branches_have_the_model_s_norm_there()
         assert all(type(part) is RMSNorm for _, part in named), variant
 
 
+def test_one_query_norm_is_as_wide_as_the_stream_and_the_other_as_a_head():
+    for variant, wide in (("qk_norm", 16), ("olmo2", 16), ("qk_norm_per_head", 4)):
+        model = transformer_lm(vocabulary=5, depth=1, width=16, heads=4, variant=variant)
+        found = [part for part in model.modules() if isinstance(part, SelfAttention)]
+        assert [(one.query_norm.weight.shape, one.key_norm.weight.shape) for one in found] == [((wide,), (wide,))], variant
+
+
 def test_all_layers_of_a_value_residual_mix_in_the_values_of_the_first():
     torch.manual_seed(0)
     model = transformer_lm(vocabulary=5, context=6, depth=3, width=16, variant="value_residual").eval()

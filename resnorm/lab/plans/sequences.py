@@ -58,7 +58,7 @@ def depth_stability(preset: str, seeds: Any = SEEDS, depths: Any = None, lrs: An
             dict(name="tiny_shakespeare", context=32, subset=6400, validation=0.02, test=0.02),
             dict(width=32, heads=2),
             dict(epochs=1, batch_size=16, precision="fp32"),
-            (4, 6, 8, 12, 20),
+            (4, 6, 8, 12, 20, 48),
             (1e-3, 3e-3, 1e-2),
             (0, 0.25),
         ),

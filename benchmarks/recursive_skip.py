@@ -1,9 +1,11 @@
 """The recursive skip beside one layer norm: forward and backward, by order, as written and in closed form.
 
-    python -m benchmarks.recursive_skip [--quick]
+    python -m benchmarks.recursive_skip [--quick] [--eager]
 
-Writes results/benchmarks/recursive_skip.json. All forms of one size take turns in every round. "compiled" is
-torch.compile; the closed form is an operator of its own, which torch.compile takes as it is.
+Writes results/benchmarks/recursive_skip.json, on a GPU recursive_skip_gpu.json. All forms of one size take turns in
+every round. "compiled" is torch.compile; the closed form is an operator of its own, which torch.compile takes as it is.
+On a GPU every form is measured twice: called from Python, and as a CUDA graph of twenty calls, where only the device's
+own time is left.
 """
 
 import argparse
@@ -18,7 +20,8 @@ from resnorm.recursion import recursion, recursive_skip, recursive_skip_steps
 from resnorm.training.memory import keep_freed_memory
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-SIZES = ((64, 128, 256), (8192, 1024))
+SIZES = ((64, 128, 256), (8192, 1024)) + (((65536, 1024),) if DEVICE.type == "cuda" else ())
+CALLS = 20  # of one CUDA graph
 ORDERS = (1, 2, 3, 4)
 # One layer norm of the sum, under four names: the recursion of order 1 is the same computation.
 PEERS = ("layer_norm", "layer_norm compiled", "recursion", "recursion compiled")
@@ -57,6 +60,19 @@ def both_ways(function: Callable, tensors: list[Tensor], gradient: Tensor) -> Ca
     return call
 
 
+def replayed(call: Callable[[], None]) -> Callable[[], None]:
+    """The call as a CUDA graph of CALLS of them."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):  # a first call outside: kernels are compiled, libraries choose theirs
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for _ in range(CALLS):
+            call()
+    return graph.replay
+
+
 def bandwidth() -> float:
     """Bytes a second that a copy of 1 GiB reads and writes on the GPU."""
     source, target = (torch.empty(2**28, device=DEVICE) for _ in range(2))
@@ -70,24 +86,33 @@ def rows_of(size: tuple[int, ...], dtype: torch.dtype, rounds: int, compiled: bo
     weight, bias = (torch.ones(size[-1], device=DEVICE, dtype=dtype).requires_grad_() for _ in range(2))
     functions = {f"{form} {order}": both_ways(function, [x, h, weight, bias], gradient)
                  for (form, order), function in forms(compiled).items()}  # fmt: skip
-    seconds = interleaved(functions, rounds, repeat=3)
+    rows = _rows(interleaved(functions, rounds, repeat=3), compiled, x, "call")
+    if DEVICE.type == "cuda":
+        graphs = {name: replayed(function) for name, function in functions.items()}
+        seconds = {name: [one / CALLS for one in values] for name, values in interleaved(graphs, rounds).items()}
+        rows += _rows(seconds, compiled, x, "graph")
+    return rows
+
+
+def _rows(seconds: dict[str, list[float]], compiled: bool, x: Tensor, launch: str) -> list[dict]:
     # The peer is whichever is the fastest in that round.
     peers = [f"{peer} 1" for peer in PEERS if f"{peer} 1" in seconds]
     best = [min(values) for values in zip(*(seconds[peer] for peer in peers), strict=True)]
-    rows = []
+    rows, copied = [], bandwidth() if DEVICE.type == "cuda" else None
     for form, order in forms(compiled):
         measured = seconds[f"{form} {order}"]
-        row = dict(size=list(size), dtype=str(dtype).removeprefix("torch."), order=order, form=form,
+        row = dict(size=list(x.shape), dtype=str(x.dtype).removeprefix("torch."), order=order, form=form,
                    seconds=spread(measured),
                    ratio_to_layer_norm=spread([a / b for a, b in zip(measured, best, strict=True)]),
                    ratio_to_order_1=ratios({"one": seconds[f"{form} 1"], "k": measured}, "one")["k"])  # fmt: skip
-        if DEVICE.type == "cuda" and "closed form" in form:
+        if copied:
+            row["launch"] = launch
             # Forward reads x and h and writes y; backward reads x, h and the gradient and writes two gradients.
-            row["share_of_copy_bandwidth"] = 8 * x.nbytes / row["seconds"]["median"] / bandwidth()
+            row["share_of_copy_bandwidth"] = 8 * x.nbytes / row["seconds"]["median"] / copied
         rows.append(row)
         ratio = row["ratio_to_layer_norm"]
-        print(f"{size!s:16s} {row['dtype']:9s} {form:22s} order {order}: {1e3 * row['seconds']['median']:8.2f} ms, "
-              f"{ratio['median']:5.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}) of a layer norm, "
+        print(f"{tuple(x.shape)!s:16s} {row['dtype']:9s} {row.get('launch', ''):5s} {form:22s} order {order}: "
+              f"{1e3 * row['seconds']['median']:8.3f} ms, {ratio['median']:5.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}) of a layer norm, "
               f"{row['ratio_to_order_1']['median']:.2f} of order 1", flush=True)  # fmt: skip
     return rows
 
@@ -95,16 +120,19 @@ def rows_of(size: tuple[int, ...], dtype: torch.dtype, rounds: int, compiled: bo
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recursive_skip", description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small sizes, one round, nothing compiled, nothing written")
-    quick = parser.parse_args().quick
+    parser.add_argument("--eager", action="store_true", help="nothing compiled, which takes minutes")
+    options = parser.parse_args()
+    quick, compiled = options.quick, not (options.quick or options.eager)
     if DEVICE.type == "cpu":
         keep_freed_memory()
     rounds, rows = (1 if quick else 15), []
     for size in ((64, 300),) if quick else SIZES:
         for dtype in (torch.float32, torch.bfloat16):
             torch.compiler.reset()
-            rows += rows_of(size, dtype, rounds, compiled=not quick)
+            rows += rows_of(size, dtype, rounds, compiled)
     if not quick:
-        print(write("recursive_skip", dict(rounds=rounds, measured="forward and backward"), rows))
+        name = "recursive_skip_gpu" if DEVICE.type == "cuda" else "recursive_skip"
+        print(write(name, dict(rounds=rounds, measured="forward and backward"), rows))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from resnorm.recursion import closed_form, cpu, recursion, recursive_skip, recur
 ROOT = Path(__file__).resolve().parent.parent
 ORDERS = (1, 2, 3, 4, 5)
 KERNEL = pytest.mark.skipif(cpu.library() is None, reason="no C++ compiler makes the kernel here")
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 # Largest difference to float64, relative to the largest value.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.02, torch.float16: 0.003}
 
@@ -394,11 +393,12 @@ def test_triton_kernels_compile_for_gpus(kernel):
     assert made.asm["cubin"]
 
 
-@GPU
+@pytest.mark.gpu
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("shape", [(7, 33), (3, 5, 129), (300, 1024), (2, 5000)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_gpu_equals_the_recursion(order, shape, dtype):
+def test_gpu_equals_the_recursion(order, shape, dtype, monkeypatch):
+    monkeypatch.setattr(module, "SMALL_ON_GPU", 0)
     (x, h), affine, gradient = inputs(shape, dtype)
     tensors, gradient = [t.cuda() for t in (x, h, *affine)], gradient.cuda()
     ours, exact = both(lambda *t: recursive_skip(t[0], t[1], order, *t[2:]), lambda *t: recursion(t[0], t[1], order, *t[2:]),
@@ -410,7 +410,26 @@ def test_gpu_equals_the_recursion(order, shape, dtype):
     close(ours, exact, 4 * TOLERANCE[dtype])
 
 
-@GPU
+@pytest.mark.gpu
+def test_kernels_run_on_a_gpu_where_they_pay():
+    small = torch.randn(4, 8, device="cuda")
+    large = torch.randn(module.SMALL_ON_GPU // 1024, 1024, device="cuda")
+    assert module._fused(large, large, 2) and not module._fused(small, small, 2)
+    weight, bias = torch.randn(2, 8, device="cuda")
+    expected = recursion(small, small, 3, weight, bias)
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    with torch.cuda.stream(stream):
+        assert module._fused(small, small, 2)
+        recursive_skip(small, small, 3, weight, bias)
+    torch.cuda.synchronize()
+    with torch.cuda.graph(graph, stream=stream):
+        found = recursive_skip(small, small, 3, weight, bias)
+    found.zero_()
+    graph.replay()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
 def test_gpu_keeps_float64():
     (x, h), affine, gradient = inputs((7, 33))
     ours, exact = both(lambda *t: recursive_skip(t[0], t[1], 3, *t[2:]), lambda *t: recursion(t[0], t[1], 3, *t[2:]),

@@ -52,7 +52,9 @@ def run(experiment: Experiment, store: Store | None = None, progress: bool = Tru
         if variant and variant.profiled:
             init.admin(model, *first_inputs(data, recipe, experiment.seed))
         checkpoint = store.checkpoint(experiment)
-        outcome = fit(model, data, recipe, seed=experiment.seed, checkpoint=checkpoint, progress=progress)
+        outcome = fit(
+            model, data, recipe, seed=experiment.seed, checkpoint=checkpoint, progress=progress, cuda_graph="auto"
+        )
         measured = experiment.measure if outcome.status == "finished" else ()
         measurements = {name: MEASUREMENTS[name](model, data, experiment) for name in measured}
     record = Record(

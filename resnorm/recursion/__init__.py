@@ -43,7 +43,8 @@ from resnorm.recursion import cpu
 __all__ = ["closed_form", "recursion", "recursive_skip", "recursive_skip_steps"]
 
 MOST = 63  # the highest order of the compiled loop
-SMALL = 2**14  # with fewer elements on CPU a call costs more than it saves
+# With fewer elements a call costs more than it saves: on CPU, and on a GPU where it is called from Python.
+SMALL, SMALL_ON_GPU = 2**14, 2**22
 
 
 def recursion(x: Tensor, h: Tensor, order: int, weight: Tensor | None = None, bias: Tensor | None = None,
@@ -86,8 +87,9 @@ def recursive_skip(x: Tensor, h: Tensor, order: int, weight: Tensor | None = Non
     r"""Compute the recursive skip of order k, affine map last, by the fastest way there is: the result of `recursion`.
 
     On CPU and on GPUs one kernel forward and one backward, of any order; the recursion as written for tensors of fewer
-    than 16,384 elements on CPU, of float64 on GPUs, under the transforms of torch.func, on other devices, and where there
-    is no compiler. Second derivatives need `recursion`.
+    than 16,384 elements on CPU, of fewer than 4 million on GPUs (but not in CUDA graphs and torch.compile), of float64 on
+    GPUs, under the transforms of torch.func, on other devices, and where there is no compiler. Second derivatives need
+    `recursion`.
     Shapes: x, h and the result (..., features), weight and bias (features,), both or neither. Where the types of x and h
     differ, both are raised as by x + h; on GPUs autocast computes in float32, as it does for layer norm.
     Raises `ValueError` for an order below 1, and where a shape or a device does not fit. Citation: liu2020rethinking.
@@ -103,7 +105,7 @@ def recursive_skip_steps(x: Tensor, h: Tensor, weights: Sequence[Tensor], biases
     r"""Compute the recursive skip whose every step has its own gain and bias: $y_k = n_k(x + y_{k-1})$, one pair a step.
 
     A gain leaves the plane of u and e, so there is no closed form: on GPUs one kernel takes all steps of a row while
-    the row is in registers, elsewhere the recursion runs as written. Second derivatives need the steps written out.
+    the row is in registers, elsewhere, and for small tensors as in `recursive_skip`, the recursion runs as written. Second derivatives need the steps written out.
     Shapes: x, h and the result (..., features), each weight and bias (features,). Raises `ValueError` where there is no
     step, or not as many biases as weights. Citation: liu2020rethinking.
     """
@@ -139,8 +141,15 @@ def _fused(x: Tensor, h: Tensor, order: int) -> bool:
     if x.device.type == "cuda":
         from resnorm.recursion import cuda
 
-        return cuda.AVAILABLE and x.shape[-1] <= cuda.WIDEST and {x.dtype, h.dtype} <= cuda.DTYPES
+        if not (cuda.AVAILABLE and x.shape[-1] <= cuda.WIDEST and {x.dtype, h.dtype} <= cuda.DTYPES):
+            return False
+        return x.numel() >= SMALL_ON_GPU or torch.compiler.is_compiling() or _beside_the_default_stream(x)
     return x.device.type == "cpu" and x.numel() >= SMALL and {x.dtype, h.dtype} <= cpu.DTYPES and _has_library()
+
+
+def _beside_the_default_stream(x: Tensor) -> bool:
+    # Where a CUDA graph is tried and recorded. A graph has no calls from Python, and the kernels alone are the fastest.
+    return torch.cuda.current_stream(x.device) != torch.cuda.default_stream(x.device)
 
 
 def _has_library() -> bool:

@@ -68,7 +68,7 @@ def fit(
     device: str | torch.device | None = None,
     checkpoint: Checkpoint | str | os.PathLike | None = None,
     progress: bool = True,
-    cuda_graph: bool = False,
+    cuda_graph: bool | str = False,
 ) -> Run:
     """Train the model in place and return what was measured; the model is left on the device, in eval mode.
 
@@ -83,7 +83,7 @@ def fit(
     on, see `resnorm.training.memory`.
     After every step what the model's modules name as `unit_weights` is brought back to length 1, see `resnorm.init.project`.
     ``cuda_graph`` records the step once and replays it, for models that neither wait for the GPU nor branch on what
-    it computes.
+    it computes; "auto" does so wherever it can be done, else takes the steps one kernel after the other.
     Under ``torchrun --nproc_per_node N`` the N processes train one model, each on its share of every batch, and arrive
     at the weights of one process up to the order of additions; dropout draws other masks. The model starts with the first
     process's weights, and that process alone writes the checkpoint, which all of them must be able to read.
@@ -98,6 +98,9 @@ def fit(
     if isinstance(checkpoint, (str, os.PathLike)):
         checkpoint = Checkpoint(checkpoint)
     _check_batches(recipe, data)
+    if cuda_graph == "auto":
+        precision = choose_precision(recipe.precision, device)
+        cuda_graph = device.type == "cuda" and precision != "fp16" and data.kind != "pairs" and processes.count == 1
     processes.check(model, None if recipe.batch_tokens else recipe.batch_size)
     if cuda_graph and data.kind == "pairs":
         raise ValueError("cuda_graph=True for pairs: it needs batches of one shape, and theirs differ; leave it out")

@@ -71,11 +71,11 @@ def depth_stability(preset: str, seeds: Any = SEEDS, depths: Any = None, lrs: An
             (0, 0.25),
         ),
         "paper": (
-            dict(name="tiny_shakespeare", context=256),
-            dict(width=256, heads=8),
-            dict(epochs=20, batch_size=32),
-            (6, 12, 18, 24, 48),
-            (3e-4, 1e-3, 3e-3, 1e-2),
+            dict(name="tiny_shakespeare", context=64),
+            dict(width=128, heads=4),
+            dict(epochs=3, batch_size=32, precision="fp32"),
+            (6, 12, 24, 48),
+            (1e-3, 3e-3),
             (0, 100, 1000),
         ),
     }[preset]

@@ -13,6 +13,7 @@ from resnorm.data import DataError
 from resnorm.data.dataset import END, PADDING
 from resnorm.lab import translation as measure
 from resnorm.lab.measurements import MEASUREMENTS
+from resnorm.lab.plans.translation import best_peaks
 
 SMALL = dict(depth=1, width=32, heads=2, variant="pre", dropout=0)
 
@@ -142,3 +143,25 @@ def test_only_the_larger_model_may_have_a_peak_of_its_own(name, preset, alone):
     smallest = min(one.model["width"] for one in planned)
     peaks = [{one.recipe["lr"] for one in planned if (one.model["width"] > smallest) == larger} for larger in (False, True)]
     assert [len(found) for found in peaks] == [1, 1] and (peaks[0] != peaks[1]) == alone
+
+
+def peak_record(lr, bleu, greedy_test=50):
+    experiment = next(one for one in lab.plan("translation_peaks", "smoke", lrs=[lr]) if one.model["variant"] == "post")
+    rows = [dict(split="validation", beam=1, bleu=bleu), dict(split="test", beam=1, bleu=greedy_test)]
+    return lab.Record(experiment, "finished" if bleu else "diverged", {}, [], [], {}, dict(translation=rows) if bleu else {})
+
+
+def test_the_validation_bleu_chooses_the_peak_and_a_diverged_run_cannot_win():
+    found = best_peaks([peak_record(1e-3, 3.0, 9), peak_record(2e-3, 4.0, 1), peak_record(3e-3, None)])
+    assert list(found.values()) == [2e-3]
+    assert best_peaks([peak_record(3e-3, None)]) == {}
+
+
+def test_the_longer_training_takes_the_peaks_that_the_recorded_tuning_found():
+    planned = lab.plan("translation_peaks", "colab")
+    records = lab.recorded(planned)
+    assert len(records) == len(planned) == 16
+    found = best_peaks(records)
+    first = lab.plan("translation_en_de", "colab", seeds=[0])
+    assert found == {json.dumps(one.model, sort_keys=True): one.recipe["lr"] for one in first}
+    assert set(first) <= set(planned)  # the first seed is a run of the tuning, and is not run twice

@@ -1,12 +1,15 @@
 """The plans on translation: the recursive skip in an encoder and a decoder, beside a model of three times the size."""
 
+import json
+import math
 from typing import Any
 
 from resnorm.lab.experiment import Experiment, sweep
 from resnorm.lab.plans.registry import SEEDS, check_lambdas, check_orders, check_seeds, positive, register
+from resnorm.lab.record import Record
 
 # The optimiser of the first Transformer [vaswani2017attention], with a limit on the gradient's norm; the peak of its
-# schedule and the warm-up are fixed for each size, and one pair of them serves all variants, but for one larger model.
+# schedule and the warm-up are fixed for each size. One peak serves all variants, with the exceptions that `peaks` names.
 _ADAM = dict(
     optimizer="adamw", momentum=0.9, beta2=0.98, weight_decay=0, schedule="inverse_sqrt", label_smoothing=0.1, clip=1,
 )  # fmt: skip
@@ -42,11 +45,11 @@ _SIZES: dict[str, tuple[dict, dict, dict]] = {
 
 
 def _translation(
-    tasks: dict[str, dict], preset: str, seeds: Any, orders: Any, lambdas: Any, recipe: dict, larger_lr: float | None = None
+    tasks: dict[str, dict], preset: str, seeds: Any, orders: Any, lambdas: Any, recipe: dict, peaks: dict[str, float]
 ) -> list[Experiment]:
     """Pre-Norm and Post-Norm, the plain skip, xSkip without and with a norm, rSkip with a norm, and the larger Post-Norm.
 
-    `larger_lr`: the larger model's own peak, where it does not train at that of the others.
+    `peaks`: of the learning rate, by variant, "larger" for the larger model; those that it leaves out have the recipe's.
     """
     lambdas = check_lambdas(lambdas)
     model, larger, size = _SIZES[preset]
@@ -61,10 +64,12 @@ def _translation(
         _ADAM | size | recipe,
         measure=("samples", "translation"),
     )
+    def peak(one: Experiment) -> float:
+        kind = "larger" if one.model["width"] == larger["width"] else one.model["variant"]
+        return peaks.get(kind, one.recipe["lr"])
+
     every = sweep(base, {"seed": check_seeds(seeds), "model": models})
-    if larger_lr is None:
-        return every
-    return [one.replace("recipe.lr", larger_lr) if one.model["width"] == larger["width"] else one for one in every]
+    return [one.replace("recipe.lr", peak(one)) for one in every]
 
 
 @register
@@ -78,8 +83,10 @@ def translation_en_de(preset: str, seeds: Any = SEEDS, orders: Any = (2, 3), lam
         "paper": dict(name="wmt14_en_de"),
     }
     # Some 25,000 tokens of each language a batch, for about the 100,000 steps of the published base model.
-    recipe = dict(epochs=18, batch_tokens=50000, evaluate_every=3) if preset == "paper" else {}
-    return _translation(tasks, preset, seeds, orders, lambdas, recipe)
+    recipe = {"colab": dict(lr=3e-3), "paper": dict(epochs=18, batch_tokens=50000, evaluate_every=3)}.get(preset, {})
+    # What `best_peaks` found in the recorded runs of `translation_peaks`: nothing without a norm stands the higher one.
+    peaks = dict(residual=1e-3, xskip=1e-3) if preset == "colab" else {}
+    return _translation(tasks, preset, seeds, orders, lambdas, recipe, peaks)
 
 
 @register
@@ -99,8 +106,8 @@ def translation_en_vi(preset: str, seeds: Any = SEEDS, orders: Any = (2, 3), lam
     }.get(preset, {})
     # At the peak of the others the larger Post-Norm learned nothing (seed 0); of 0.001 and 0.002 this had the better BLEU on
     # the validation pairs.
-    larger_lr = 1e-3 if preset == "cpu" else None
-    return _translation(tasks, preset, seeds, orders, lambdas, recipe, larger_lr)
+    peaks = dict(larger=1e-3) if preset == "cpu" else {}
+    return _translation(tasks, preset, seeds, orders, lambdas, recipe, peaks)
 
 
 @register
@@ -108,3 +115,18 @@ def translation_peaks(preset: str, seeds: Any = (0,), lrs: Any = (1e-3, 3e-3)) -
     """The tuning of `translation_en_de`: every model at every peak of the learning rate, the same ones for all."""
     every = translation_en_de(preset, seeds)
     return [one.replace("recipe.lr", lr) for one in every for lr in positive("lrs", lrs)]
+
+
+def best_peaks(records: list[Record]) -> dict[str, float]:
+    """The peak of each model whose translations of the validation pairs, by greedy search, have the highest BLEU.
+
+    By the model as JSON; a run that diverged cannot win.
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for record in records:
+        model = json.dumps(record.experiment.model, sort_keys=True)
+        rows = record.measurements.get("translation", ())
+        bleu = next((row["bleu"] for row in rows if row["split"] == "validation"), -math.inf)
+        if bleu > found.get(model, (-math.inf, 0))[0]:
+            found[model] = (bleu, record.experiment.recipe["lr"])
+    return {model: lr for model, (_, lr) in found.items()}

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # The name of the stamp holds what is installed, so that another branch or another version installs again.
 INSTALLED := $(VENV)/installed-$(shell cat requirements.txt pyproject.toml | cksum | tr ' ' '-')
 PEERS := $(INSTALLED)-peers-$(shell cksum < benchmarks/requirements.txt | tr ' ' '-')
-BENCHMARKS := training_loops language_model engine recursive_skip costs placements
+BENCHMARKS := training_loops language_model engine recursive_skip costs placements cuda_graph
 
 .DEFAULT_GOAL := help
 .PHONY: help book test bench notebooks screenshots clean distclean

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measure import interleaved, ratios, spread, write
+import resnorm.recursion as module
 from resnorm.recursion import recursion, recursive_skip, recursive_skip_steps
 from resnorm.training.memory import keep_freed_memory
 
@@ -86,11 +87,11 @@ def rows_of(size: tuple[int, ...], dtype: torch.dtype, rounds: int, compiled: bo
     weight, bias = (torch.ones(size[-1], device=DEVICE, dtype=dtype).requires_grad_() for _ in range(2))
     functions = {f"{form} {order}": both_ways(function, [x, h, weight, bias], gradient)
                  for (form, order), function in forms(compiled).items()}  # fmt: skip
-    rows = _rows(interleaved(functions, rounds, repeat=3), compiled, x, "call")
+    rows = _rows(interleaved(functions, rounds, repeat=3), compiled, x, "called from Python")
     if DEVICE.type == "cuda":
         graphs = {name: replayed(function) for name, function in functions.items()}
         seconds = {name: [one / CALLS for one in values] for name, values in interleaved(graphs, rounds).items()}
-        rows += _rows(seconds, compiled, x, "graph")
+        rows += _rows(seconds, compiled, x, "in a CUDA graph")
     return rows
 
 
@@ -111,7 +112,7 @@ def _rows(seconds: dict[str, list[float]], compiled: bool, x: Tensor, launch: st
             row["share_of_copy_bandwidth"] = 8 * x.nbytes / row["seconds"]["median"] / copied
         rows.append(row)
         ratio = row["ratio_to_layer_norm"]
-        print(f"{tuple(x.shape)!s:16s} {row['dtype']:9s} {row.get('launch', ''):5s} {form:22s} order {order}: "
+        print(f"{tuple(x.shape)!s:16s} {row['dtype']:9s} {row.get('launch', '')} {form:22s} order {order}: "
               f"{1e3 * row['seconds']['median']:8.3f} ms, {ratio['median']:5.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}) of a layer norm, "
               f"{row['ratio_to_order_1']['median']:.2f} of order 1", flush=True)  # fmt: skip
     return rows
@@ -125,6 +126,7 @@ def main() -> None:
     quick, compiled = options.quick, not (options.quick or options.eager)
     if DEVICE.type == "cpu":
         keep_freed_memory()
+    module.SMALL_ON_GPU = 0  # the kernels themselves, at every size
     rounds, rows = (1 if quick else 15), []
     for size in ((64, 300),) if quick else SIZES:
         for dtype in (torch.float32, torch.bfloat16):

@@ -13,7 +13,6 @@ from book.chapters import BuildError
 
 Content = dict[str, Any]
 PLACEHOLDER = re.compile(r"\{\{\s*([\w.]+)\s*\}\}")
-GPU = re.compile(r"NVIDIA|Tesla|GeForce|Quadro|\bAMD (Instinct|Radeon)|cuda", re.IGNORECASE)
 UNITS = {
     "images_per_second": "images/s", "tokens_per_second": "tokens/s", "peak_memory_bytes": "peak memory",
     "copy_gb_per_second": "copy (GB/s)", "matrix_product_gflops": "matrix product (GFLOP/s)",
@@ -217,18 +216,15 @@ def fill(text: str, measured: dict[str, Content], folder: Path) -> tuple[str, li
             raise BuildError(
                 f"{{{{{name}}}}} is no placeholder of book/benchmarks.py; there are {allowed}, engine.TECHNIQUE"
             )
-        content = dict(rows=list(measured.values())) if file == "gpu" else measured.get(file)
-        made = make(content, folder) if content else ""
+        made = make(measured[file], folder) if file in measured else ""
         if made:
             return made
         missing.append(name)
-        return (NO_GPU if file == "gpu" else
-                small_print(f"Not measured yet: `{name}`. `make bench` measures it and writes it here."))  # fmt: skip
+        return small_print(f"Not measured yet: `{name}`. `make bench` measures it and writes it here.")
 
     return PLACEHOLDER.sub(value, text), missing
 
 
-NO_GPU = "No measurement on a GPU has been recorded yet."
 
 
 def _technique(slug: str) -> Callable[[Content, Path], str]:
@@ -378,10 +374,14 @@ def _machine(content: Content, folder: Path) -> str:
 
 
 def recursive_table(content: Content, folder: Path | None = None) -> str:
-    """The cost of the recursive skip by its order, in layer norms of the same sum; one table a size and number type."""
+    """The cost of the recursive skip by its order, in layer norms of the same sum.
+
+    One table for each size, number type and, on a GPU, way of launching.
+    """
     parts, rows = [], content["rows"]
-    for size, dtype in dict.fromkeys((tuple(row["size"]), row["dtype"]) for row in rows):
-        here = [row for row in rows if (tuple(row["size"]), row["dtype"]) == (size, dtype)]
+    key = lambda row: (cell(row["size"]), row["dtype"], *([row["launch"]] if "launch" in row else []))  # noqa: E731
+    for case in dict.fromkeys(map(key, rows)):
+        here = [row for row in rows if key(row) == case]
         orders = sorted({row["order"] for row in here if row.get("order")})
         by_form: dict[str, Content] = {}
         for row in here:
@@ -390,21 +390,8 @@ def recursive_table(content: Content, folder: Path | None = None) -> str:
                     "ratio_to_layer_norm"
                 ]
         columns = {"form": "form"} | {f"order_{order}": f"order {order}" for order in orders}
-        parts += [f"**{cell(list(size))}, {dtype}**", table(by_form.values(), columns)] if by_form else []
+        parts += [f"**{', '.join(case)}**", table(by_form.values(), columns)] if by_form else []
     return "\n\n".join([*parts, small_print(machine(content))]) if parts else ""
-
-
-def _gpu(content: Content, folder: Path) -> str:
-    """Everything that ran on a GPU, whichever file holds it."""
-    parts = []
-    for one in content["rows"]:
-        everywhere = GPU.search(str(one.get("provenance", {}).get("device", "")))
-        rows = [row for row in one["rows"] if everywhere or GPU.search(str(row.get("device", "")))]
-        for kind in dict.fromkeys(row.get("kind") for row in rows if row.get("kind") != "run"):
-            some = [row for row in rows if row.get("kind") == kind]
-            title = f"{one.get('name', '')} {kind or ''}".replace("_", " ").strip().capitalize()
-            parts += [f"**{title}**", whole_table(some), small_print(machine(one))]
-    return "\n\n".join(parts)
 
 
 def _loop_parts(rate: str, *kinds: str) -> dict[str, Callable[[Content, Path], str]]:
@@ -418,7 +405,8 @@ PARTS: dict[str, dict[str, Callable[[Content, Path], str]]] = {
     "language_model": _loop_parts("tokens_per_second") | dict(others=_other_kinds),
     "engine": dict(figure=_engine_figure, kept=_engine_table(True), declined=_engine_table(False), machine=_machine),
     "recursive_skip": dict(table=recursive_table, machine=_machine),
-    "gpu": dict(tables=_gpu),
+    "recursive_skip_gpu": dict(table=recursive_table),
+    "cuda_graph": dict(table=lambda content, folder: f"{whole_table(content['rows'])}\n\n{small_print(machine(content))}"),
 }
 
 

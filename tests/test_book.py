@@ -338,7 +338,7 @@ def test_page_on_training_fast_without_measurements(tmp_path):
     source = (ROOT / "book/fast_training.md").read_text(encoding="utf-8")
     text, missing = benchmarks.fill(source, {}, tmp_path)
     assert missing == benchmarks.PLACEHOLDER.findall(source) and "{{" not in text
-    assert "Not measured yet: `engine.channels_last`" in text and benchmarks.NO_GPU in text
+    assert "Not measured yet: `engine.channels_last`" in text and "Not measured yet: `cuda_graph.table`" in text
     assert not list(tmp_path.iterdir()), "a figure of nothing"
     assert not re.search(r"\d ?(times|%|images/s|tokens/s|GFLOP)", source), "a measured number typed by hand"
 
@@ -386,11 +386,15 @@ def test_page_on_training_fast_explains_what_the_engine_keeps():
     assert named - set(benchmarks.PARTS["engine"]) == {name for name in kept if kept[name]}
 
 
-def test_gpu_rows_come_from_every_file(tmp_path, measured):
-    row = dict(kind="speed", loop="resnorm", precision="bf16", device="NVIDIA T4", images_per_second=spread(31000))
-    measured["training_loops"]["rows"].append(row)
-    text, missing = benchmarks.fill("{{gpu.tables}}", measured, tmp_path)
-    assert not missing and "31,000" in text and "812" not in text
+def test_what_ran_on_a_gpu_has_tables_of_its_own(tmp_path, measured):
+    one = measured["recursive_skip"]
+    rows = [row | dict(launch=launch) for row in one["rows"] for launch in ("called from Python", "in a CUDA graph")]
+    measured["recursive_skip_gpu"] = one | dict(rows=rows)
+    graph = dict(model="Pre-Norm", ratio=7.5) | {"validation loss, CUDA graph": 2.25}
+    measured["cuda_graph"] = one | dict(rows=[graph, graph | dict(model="Post-Norm", ratio=8.25)])
+    text, missing = benchmarks.fill("{{cuda_graph.table}} {{recursive_skip_gpu.table}}", measured, tmp_path)
+    assert not missing and "| Post-Norm | 8.25 |" in text and "In all rows: validation loss, CUDA graph 2.250." in text
+    assert text.count("called from Python**") == text.count("in a CUDA graph**") > 0
 
 
 def test_figures_say_their_numbers(tmp_path, measured):

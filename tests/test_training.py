@@ -355,8 +355,8 @@ def test_an_automatic_cuda_graph_is_left_out_where_there_is_none():
     assert fit(mlp(), images(), RECIPE, device="cpu", cuda_graph="auto", progress=False).status == "finished"
 
 
-# Convolutions add up in an order of their own from run to run, which AdamW turns into whole steps where a gradient is
-# near zero: it is tried on a language model, whose kernels keep their order.
+# On a GPU convolutions add up in another order from run to run, and Muon computes in 16 bits: two runs of the same steps
+# differ by far less than they move.
 ON_A_GPU = {
     "sgd": (partial(cifar_resnet, depth=8, width=8, classes=4), partial(images, size=16, channels=3), dict(augment="crop_flip")),
     "adamw": (partial(transformer_lm, vocabulary=5, context=6, depth=2, width=16, heads=2), sequences, dict(clip=1, beta2=0.95)),
@@ -369,7 +369,8 @@ ON_A_GPU = {
 def test_a_cuda_graph_takes_the_same_steps(optimizer, monkeypatch):
     make, data, more = ON_A_GPU[optimizer]
     recipe = replace(RECIPE, optimizer=optimizer, lr=0.01, precision="fp32", probe_every=4, schedule="cosine", **more)
-    models, runs, captured = [], [], []
+    torch.manual_seed(0)
+    models, runs, captured = [make().cuda()], [], []
     capture = CapturedStep._capture
     monkeypatch.setattr(CapturedStep, "_capture", lambda self: captured.append(self) or capture(self))
     for cuda_graph in (False, "auto"):
@@ -377,9 +378,9 @@ def test_a_cuda_graph_takes_the_same_steps(optimizer, monkeypatch):
         models.append(make())
         runs.append(fit(models[-1], data(), recipe, device="cuda", cuda_graph=cuda_graph, progress=False))
     assert len(captured) == 1 and runs[0].metrics["steps"] > 2 * WARM_STEPS
-    for a, b in zip(weights(models[0]), weights(models[1]), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-    assert runs[1].metrics["train_loss"] == pytest.approx(runs[0].metrics["train_loss"], rel=1e-3)
+    start, plain, graph = (torch.cat([p.detach().flatten() for p in model.parameters()]) for model in models)
+    assert (graph - plain).norm() < 0.05 * (plain - start).norm()
+    assert runs[1].metrics["train_loss"] == pytest.approx(runs[0].metrics["train_loss"], rel=1e-2)
 
 
 @pytest.mark.gpu

@@ -25,6 +25,7 @@ def run(experiment: Experiment, store: Store | None = None, progress: bool = Tru
 
     A variant that is `profiled` first has its skips set from the first training batch, see `resnorm.init.admin`.
     An interrupted run leaves a checkpoint in the store and goes on from there. A diverged run is a record too.
+    On a GPU the steps are a CUDA graph wherever they can be one.
     Under torchrun the processes train together, see `resnorm.training.fit`, and the first one writes the record.
     """
     store = Store.live() if store is None else store

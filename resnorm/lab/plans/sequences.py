@@ -44,7 +44,7 @@ def warm_up(preset: str, seeds: Any = SEEDS, lrs: Any = None) -> list[Experiment
 @register
 def depth_stability(preset: str, seeds: Any = SEEDS, depths: Any = None, lrs: Any = None) -> list[Experiment]:
     """At which depths, learning rates and warm-ups Pre-Norm and Post-Norm Transformers train at all.  [xiong2020layer]"""
-    task, model, recipe, default_depths, default_lrs, warmups = {
+    sizes = {
         "smoke": (
             dict(name="characters", context=32),
             dict(width=32, heads=2),
@@ -71,6 +71,47 @@ def depth_stability(preset: str, seeds: Any = SEEDS, depths: Any = None, lrs: An
             (0, 0.25),
         ),
         "paper": (
+            dict(name="tiny_shakespeare", context=256),
+            dict(width=256, heads=8),
+            dict(epochs=20, batch_size=32),
+            (6, 12, 18, 24, 48),
+            (3e-4, 1e-3, 3e-3, 1e-2),
+            (0, 0.25),
+        ),
+    }
+    return _stability(seeds, depths, lrs, *sizes[preset])
+
+
+@register
+def warm_up_steps(preset: str, seeds: Any = SEEDS, depths: Any = None, lrs: Any = None) -> list[Experiment]:
+    """Pre-Norm and Post-Norm Transformers after no warm-up, a short one and one of most of the run.  [xiong2020layer]"""
+    sizes = {
+        "smoke": (
+            dict(name="characters", context=32),
+            dict(width=32, heads=2),
+            dict(epochs=1, batch_size=32, precision="fp32"),
+            (6,),
+            (1e-2,),
+            (0, 3, 30),
+        ),
+        # The task and the networks of `depth_stability`, for four times as many steps: 1,600.
+        "cpu": (
+            dict(name="tiny_shakespeare", context=32, subset=6400, validation=0.02, test=0.02),
+            dict(width=32, heads=2),
+            dict(epochs=4, batch_size=16, precision="fp32", evaluate_every=2),
+            (6, 12),
+            (1e-3, 3e-3),
+            (0, 100, 1000),
+        ),
+        "colab": (
+            dict(name="tiny_shakespeare", context=32, subset=6400, validation=0.02, test=0.02),
+            dict(width=32, heads=2),
+            dict(epochs=4, batch_size=16, precision="fp32", evaluate_every=2),
+            (6, 12, 24),
+            (1e-3, 3e-3),
+            (0, 100, 1000),
+        ),
+        "paper": (
             dict(name="tiny_shakespeare", context=64),
             dict(width=128, heads=4),
             dict(epochs=3, batch_size=32, precision="fp32"),
@@ -78,13 +119,19 @@ def depth_stability(preset: str, seeds: Any = SEEDS, depths: Any = None, lrs: An
             (1e-3, 3e-3),
             (0, 100, 1000),
         ),
-    }[preset]
-    depths = integers("depths", default_depths if depths is None else depths, least=1)
-    lrs = positive("lrs", default_lrs if lrs is None else lrs)
+    }
+    return _stability(seeds, depths, lrs, *sizes[preset])
+
+
+def _stability(
+    seeds: Any, depths: Any, lrs: Any, task: dict, model: dict, recipe: dict, own_depths: tuple, own_lrs: tuple, warmups: tuple
+) -> list[Experiment]:
+    """Both placements at every depth, learning rate and warm-up with every seed; the size's own where none are given."""
     optimizer = dict(optimizer="adamw", weight_decay=0.01, schedule="cosine")
     base = Experiment(task, dict(name="transformer_lm", **model), optimizer | recipe)
     grid = {
         "seed": check_seeds(seeds), "model.variant": ["pre", "post"], "recipe.warmup": warmups,
-        "model.depth": depths, "recipe.lr": lrs,
+        "model.depth": integers("depths", own_depths if depths is None else depths, least=1),
+        "recipe.lr": positive("lrs", own_lrs if lrs is None else lrs),
     }  # fmt: skip
     return sweep(base, grid)

@@ -390,10 +390,10 @@ def test_what_ran_on_a_gpu_has_tables_of_its_own(tmp_path, measured):
     one = measured["recursive_skip"]
     rows = [row | dict(launch=launch) for row in one["rows"] for launch in ("called from Python", "in a CUDA graph")]
     measured["recursive_skip_gpu"] = one | dict(rows=rows)
-    graph = dict(model="Pre-Norm", ratio=7.5) | {"validation loss, CUDA graph": 2.25}
+    graph = dict(model="Pre-Norm", layers=12, steps="CUDA graph", tokens_per_second=400000.0, ratio=7.5)
     measured["cuda_graph"] = one | dict(rows=[graph, graph | dict(model="Post-Norm", ratio=8.25)])
     text, missing = benchmarks.fill("{{cuda_graph.table}} {{recursive_skip_gpu.table}}", measured, tmp_path)
-    assert not missing and "| Post-Norm | 8.25 |" in text and "In all rows: validation loss, CUDA graph 2.250." in text
+    assert not missing and "| Post-Norm | 8.25 |" in text and "In all rows: layers 12, steps CUDA graph, tokens/s 400,000." in text
     assert text.count("called from Python**") == text.count("in a CUDA graph**") > 0
 
 

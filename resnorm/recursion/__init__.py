@@ -105,7 +105,8 @@ def recursive_skip_steps(x: Tensor, h: Tensor, weights: Sequence[Tensor], biases
     r"""Compute the recursive skip whose every step has its own gain and bias: $y_k = n_k(x + y_{k-1})$, one pair a step.
 
     A gain leaves the plane of u and e, so there is no closed form: on GPUs one kernel takes all steps of a row while
-    the row is in registers, elsewhere, and for small tensors as in `recursive_skip`, the recursion runs as written. Second derivatives need the steps written out.
+    the row is in registers; elsewhere, and for small tensors as in `recursive_skip`, the recursion runs as written. Second
+    derivatives need the steps written out.
     Shapes: x, h and the result (..., features), each weight and bias (features,). Raises `ValueError` where there is no
     step, or not as many biases as weights. Citation: liu2020rethinking.
     """

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import write
-from resnorm import build, fit, lab, load, variant
+from resnorm import fit, lab, load, variant
 from resnorm.training import Recipe
 
 PLACEMENTS = ("pre", "post", "rskip_norm")
@@ -24,15 +24,14 @@ def rows_of(placement: str) -> list[dict[str, Any]]:
     """Two rows of the model: tokens a second and validation loss, kernel by kernel and in a CUDA graph."""
     experiment = lab.plan("placements", "colab", seeds=[0], placements=placement)[0]
     data = load(**experiment.task)
-    options = {key: value for key, value in experiment.model.items() if key != "name"}
     rows: list[dict[str, Any]] = []
     for steps, cuda_graph in (("kernel by kernel", False), ("CUDA graph", True)):
         torch.manual_seed(0)
-        model = build(experiment.model["name"], data.spec, **options)
+        model = experiment.build(data.spec)
         run = fit(model, data, Recipe(**experiment.recipe | CHANGES), cuda_graph=cuda_graph, progress=False)
         rate = run.metrics["tokens_per_second"]
         rows.append(dict(
-            model=variant(placement).title, layers=options["depth"], steps=steps, tokens_per_second=rate,
+            model=variant(placement).title, layers=experiment.model["depth"], steps=steps, tokens_per_second=rate,
             ratio=rate / rows[0]["tokens_per_second"] if rows else 1.0, validation_loss=run.metrics["validation_loss"],
         ))  # fmt: skip
     return rows

@@ -23,7 +23,6 @@ from resnorm import lab, variant
 from resnorm.data import DataSet
 from resnorm.lab.experiment import Experiment
 from resnorm.lab.plans.placements import placement_of
-from resnorm.models import build
 from resnorm.probes import stored_bytes
 from resnorm.training.memory import keep_freed_memory
 from resnorm.training.precision import DTYPES
@@ -45,10 +44,9 @@ def every_placement(precision: str | None = None) -> list[Experiment]:
 def trained(experiment: Experiment, data: DataSet) -> Engine:
     """The experiment's network in the training loop of `fit`; Admin is not profiled, which costs no step."""
     torch.manual_seed(experiment.seed)
-    options = {key: value for key, value in experiment.model.items() if key != "name"}
     # A probe is no part of a step.
     recipe = experiment.recipe | dict(probe_every=0)
-    return Engine(build(experiment.model["name"], data.spec, **options), data, device=DEVICE, **recipe)
+    return Engine(experiment.build(data.spec), data, device=DEVICE, **recipe)
 
 
 def kept_bytes(engine: Engine) -> int:

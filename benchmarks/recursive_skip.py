@@ -9,6 +9,7 @@ own time is left.
 """
 
 import argparse
+import functools
 from collections.abc import Callable
 
 import torch
@@ -74,6 +75,7 @@ def replayed(call: Callable[[], None]) -> Callable[[], None]:
     return graph.replay
 
 
+@functools.cache
 def bandwidth() -> float:
     """Bytes a second that a copy of 1 GiB reads and writes on the GPU."""
     source, target = (torch.empty(2**28, device=DEVICE) for _ in range(2))
@@ -99,22 +101,23 @@ def _rows(seconds: dict[str, list[float]], compiled: bool, x: Tensor, launch: st
     # The peer is whichever is the fastest in that round.
     peers = [f"{peer} 1" for peer in PEERS if f"{peer} 1" in seconds]
     best = [min(values) for values in zip(*(seconds[peer] for peer in peers), strict=True)]
-    rows, copied = [], bandwidth() if DEVICE.type == "cuda" else None
+    rows = []
     for form, order in forms(compiled):
         measured = seconds[f"{form} {order}"]
         row = dict(size=list(x.shape), dtype=str(x.dtype).removeprefix("torch."), order=order, form=form,
                    seconds=spread(measured),
                    ratio_to_layer_norm=spread([a / b for a, b in zip(measured, best, strict=True)]),
                    ratio_to_order_1=ratios({"one": seconds[f"{form} 1"], "k": measured}, "one")["k"])  # fmt: skip
-        if copied:
+        if DEVICE.type == "cuda":
             row["launch"] = launch
+        if DEVICE.type == "cuda" and "closed form" in form:
             # Forward reads x and h and writes y; backward reads x, h and the gradient and writes two gradients.
-            row["share_of_copy_bandwidth"] = 8 * x.nbytes / row["seconds"]["median"] / copied
+            row["share_of_copy_bandwidth"] = 8 * x.nbytes / row["seconds"]["median"] / bandwidth()
         rows.append(row)
         ratio = row["ratio_to_layer_norm"]
         print(f"{tuple(x.shape)!s:16s} {row['dtype']:9s} {row.get('launch', '')} {form:22s} order {order}: "
-              f"{1e3 * row['seconds']['median']:8.3f} ms, {ratio['median']:5.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}) of a layer norm, "
-              f"{row['ratio_to_order_1']['median']:.2f} of order 1", flush=True)  # fmt: skip
+              f"{1e3 * row['seconds']['median']:8.3f} ms, {ratio['median']:5.2f} ({ratio['low']:.2f} to "
+              f"{ratio['high']:.2f}) of a layer norm, {row['ratio_to_order_1']['median']:.2f} of order 1", flush=True)  # fmt: skip
     return rows
 
 

@@ -225,8 +225,6 @@ def fill(text: str, measured: dict[str, Content], folder: Path) -> tuple[str, li
     return PLACEHOLDER.sub(value, text), missing
 
 
-
-
 def _technique(slug: str) -> Callable[[Content, Path], str]:
     """What one technique of the engine gained, one paragraph a machine and precision."""
 
@@ -369,6 +367,11 @@ def _other_kinds(content: Content, folder: Path) -> str:
     return "\n\n".join(f"**{kind.replace('_', ' ').capitalize()}**\n\n{part}" for kind, part in parts.items())
 
 
+def _everything(content: Content, folder: Path) -> str:
+    """All rows, and where they were measured."""
+    return f"{whole_table(content['rows'])}\n\n{small_print(machine(content))}"
+
+
 def _machine(content: Content, folder: Path) -> str:
     return machine(content)
 
@@ -406,7 +409,7 @@ PARTS: dict[str, dict[str, Callable[[Content, Path], str]]] = {
     "engine": dict(figure=_engine_figure, kept=_engine_table(True), declined=_engine_table(False), machine=_machine),
     "recursive_skip": dict(table=recursive_table, machine=_machine),
     "recursive_skip_gpu": dict(table=recursive_table),
-    "cuda_graph": dict(table=lambda content, folder: f"{whole_table(content['rows'])}\n\n{small_print(machine(content))}"),
+    "cuda_graph": dict(table=_everything),
 }
 
 

@@ -351,6 +351,11 @@ def test_a_cuda_graph_is_refused_where_there_is_none():
         fit(mlp(), images(), RECIPE, device="cpu", cuda_graph=True, progress=False)
 
 
+def test_a_cuda_graph_is_asked_for_by_name():
+    with pytest.raises(ValueError, match="cuda_graph='always', but it must be true, false or 'auto'"):
+        fit(mlp(), images(), RECIPE, device="cpu", cuda_graph="always", progress=False)
+
+
 def test_an_automatic_cuda_graph_is_left_out_where_there_is_none():
     assert fit(mlp(), images(), RECIPE, device="cpu", cuda_graph="auto", progress=False).status == "finished"
 

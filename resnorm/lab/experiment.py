@@ -58,6 +58,12 @@ class Experiment:
         """The canonical JSON: sorted keys, no blanks."""
         return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
+    def build(self, spec: dict[str, Any]) -> Any:
+        """The model, untrained, for data of this ``spec``, as `resnorm.models.build` makes it."""
+        from resnorm.models import build
+
+        return build(self.model["name"], spec, **{key: value for key, value in self.model.items() if key != "name"})
+
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Experiment":
         """Build from plain dictionaries; raises ValueError for a key that is no part of an experiment."""

@@ -38,7 +38,6 @@ def run(experiment: Experiment, store: Store | None = None, progress: bool = Tru
     from resnorm import init
     from resnorm.catalog import VARIANTS
     from resnorm.lab.measurements import MEASUREMENTS
-    from resnorm.models import build
     from resnorm.training import Recipe, fit
     from resnorm.training.batches import first_inputs
     from resnorm.training.distributed import is_first
@@ -47,9 +46,8 @@ def run(experiment: Experiment, store: Store | None = None, progress: bool = Tru
     data = _load(json.dumps(experiment.task, sort_keys=True))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
-        options = {key: value for key, value in experiment.model.items() if key != "name"}
-        model = build(experiment.model["name"], data.spec, **options)
-        recipe, variant = Recipe(**experiment.recipe), VARIANTS.get(options.get("variant"))
+        model = experiment.build(data.spec)
+        recipe, variant = Recipe(**experiment.recipe), VARIANTS.get(experiment.model.get("variant"))
         if variant and variant.profiled:
             init.admin(model, *first_inputs(data, recipe, experiment.seed))
         checkpoint = store.checkpoint(experiment)

@@ -44,7 +44,7 @@ __all__ = ["closed_form", "recursion", "recursive_skip", "recursive_skip_steps"]
 
 MOST = 63  # the highest order of the compiled loop
 # With fewer elements a call costs more than it saves: on CPU, and on a GPU where it is called from Python.
-SMALL, SMALL_ON_GPU = 2**14, 2**22
+SMALL, SMALL_ON_GPU = 2**14, 2**24
 
 
 def recursion(x: Tensor, h: Tensor, order: int, weight: Tensor | None = None, bias: Tensor | None = None,
@@ -87,7 +87,7 @@ def recursive_skip(x: Tensor, h: Tensor, order: int, weight: Tensor | None = Non
     r"""Compute the recursive skip of order k, affine map last, by the fastest way there is: the result of `recursion`.
 
     On CPU and on GPUs one kernel forward and one backward, of any order; the recursion as written for tensors of fewer
-    than 16,384 elements on CPU, of fewer than 4 million on GPUs (but not in CUDA graphs and torch.compile), of float64 on
+    than 16,384 elements on CPU, of fewer than 16 million on GPUs (but not in CUDA graphs and torch.compile), of float64 on
     GPUs, under the transforms of torch.func, on other devices, and where there is no compiler. Second derivatives need
     `recursion`.
     Shapes: x, h and the result (..., features), weight and bias (features,), both or neither. Where the types of x and h

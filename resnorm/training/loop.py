@@ -98,23 +98,18 @@ def fit(
     if isinstance(checkpoint, (str, os.PathLike)):
         checkpoint = Checkpoint(checkpoint)
     _check_batches(recipe, data)
-    if cuda_graph == "auto":
-        precision = choose_precision(recipe.precision, device)
-        cuda_graph = device.type == "cuda" and precision != "fp16" and data.kind != "pairs" and processes.count == 1
     processes.check(model, None if recipe.batch_tokens else recipe.batch_size)
-    if cuda_graph and data.kind == "pairs":
-        raise ValueError("cuda_graph=True for pairs: it needs batches of one shape, and theirs differ; leave it out")
-    if cuda_graph and processes.count > 1:
-        raise ValueError(f"cuda_graph=True in {processes.count} processes: it holds the step of one alone; leave it out")
+    if cuda_graph not in (True, False, "auto"):
+        raise ValueError(f"cuda_graph={cuda_graph!r}, but it must be true, false or 'auto'")
+    refused = _no_graph(data, choose_precision(recipe.precision, device), device, processes)
+    if cuda_graph == "auto":
+        cuda_graph = refused is None
+    if cuda_graph and refused:
+        raise ValueError(refused)
     if recipe.augment != "none" and data.kind != "images":
         raise ValueError(
             f"recipe: augment={recipe.augment!r} is for images, but {data.name!r} holds {data.kind}: "
             "take augment='none'"
-        )
-    if cuda_graph and (device.type != "cuda" or choose_precision(recipe.precision, device) == "fp16"):
-        raise ValueError(
-            f"cuda_graph=True on {device} in {choose_precision(recipe.precision, device)}: it needs a GPU, and bf16 or "
-            "fp32; leave it out"
         )
     if device.type == "cpu":
         keep_freed_memory()
@@ -128,6 +123,17 @@ def fit(
             return _Loop(model, data, recipe, seed, device, checkpoint, progress, cuda_graph, processes).run_all()
     finally:
         torch.backends.cudnn.benchmark = benchmark
+
+
+def _no_graph(data: DataSet, precision: str, device: torch.device, processes: Processes) -> str | None:
+    """Why no CUDA graph can hold the step; None where one can."""
+    if data.kind == "pairs":
+        return "cuda_graph=True for pairs: it needs batches of one shape, and theirs differ; leave it out"
+    if processes.count > 1:
+        return f"cuda_graph=True in {processes.count} processes: it holds the step of one alone; leave it out"
+    if device.type != "cuda" or precision == "fp16":
+        return f"cuda_graph=True on {device} in {precision}: it needs a GPU, and bf16 or fp32; leave it out"
+    return None
 
 
 def _check_batches(recipe: Recipe, data: DataSet) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from resnorm.catalog import variant
 from resnorm.lab.experiment import Experiment
 from resnorm.lab.plans.registry import SEEDS, check_seeds, positive, register
+from resnorm.lab.plans.tuning import lowest_rates
 from resnorm.lab.record import Record
 
 # Name in the plan -> model settings. A variant with another norm, or another option, is another placement.
@@ -93,13 +94,9 @@ def placement_of(experiment: Experiment) -> str:
 
 def best_rates(records: list[Record]) -> dict[str, float]:
     """The learning rate of each placement whose run has the lowest validation loss, in nats; none where all diverged."""
-    found: dict[str, tuple[float, float]] = {}
-    for record in records:
-        loss = record.metrics.get("validation_loss", math.inf)
-        name, rate = placement_of(record.experiment), record.experiment.recipe["lr"]
-        if loss < found.get(name, (math.inf, 0))[0]:
-            found[name] = (loss, rate)
-    return {name: rate for name, (_, rate) in found.items()}
+    return lowest_rates(
+        records, lambda record: placement_of(record.experiment), lambda record: record.metrics.get("validation_loss", math.inf)
+    )
 
 
 def _experiment(preset: str, settings: dict[str, Any], rate: float, seed: int, **recipe: Any) -> Experiment:

@@ -41,6 +41,13 @@ def warm_up(preset: str, seeds: Any = SEEDS, lrs: Any = None) -> list[Experiment
     return sweep(base, grid)
 
 
+# Task and network of the two plans below at the sizes of two cores.
+_NARROW = (
+    dict(name="tiny_shakespeare", context=32, subset=6400, validation=0.02, test=0.02),
+    dict(width=32, heads=2),
+)
+
+
 @register
 def depth_stability(preset: str, seeds: Any = SEEDS, depths: Any = None, lrs: Any = None) -> list[Experiment]:
     """At which depths, learning rates and warm-ups Pre-Norm and Post-Norm Transformers train at all.  [xiong2020layer]"""
@@ -55,16 +62,14 @@ def depth_stability(preset: str, seeds: Any = SEEDS, depths: Any = None, lrs: An
         ),
         # So small that Post-Norm's edge, from all runs that learn to none, lies between 4 and 12 layers.
         "cpu": (
-            dict(name="tiny_shakespeare", context=32, subset=6400, validation=0.02, test=0.02),
-            dict(width=32, heads=2),
+            *_NARROW,
             dict(epochs=1, batch_size=16, precision="fp32"),
             (4, 6, 8, 12, 20, 48),
             (1e-3, 3e-3, 1e-2),
             (0, 0.25),
         ),
         "colab": (
-            dict(name="tiny_shakespeare", context=32, subset=6400, validation=0.02, test=0.02),
-            dict(width=32, heads=2),
+            *_NARROW,
             dict(epochs=1, batch_size=16, precision="fp32"),
             (4, 8, 12),
             (3e-3, 1e-2),
@@ -94,18 +99,16 @@ def warm_up_steps(preset: str, seeds: Any = SEEDS, depths: Any = None, lrs: Any 
             (1e-2,),
             (0, 3, 30),
         ),
-        # The task and the networks of `depth_stability`, for four times as many steps: 1,600.
+        # Four times as many steps as in `depth_stability`: 1,600.
         "cpu": (
-            dict(name="tiny_shakespeare", context=32, subset=6400, validation=0.02, test=0.02),
-            dict(width=32, heads=2),
+            *_NARROW,
             dict(epochs=4, batch_size=16, precision="fp32", evaluate_every=2),
             (6, 12),
             (1e-3, 3e-3),
             (0, 100, 1000),
         ),
         "colab": (
-            dict(name="tiny_shakespeare", context=32, subset=6400, validation=0.02, test=0.02),
-            dict(width=32, heads=2),
+            *_NARROW,
             dict(epochs=4, batch_size=16, precision="fp32", evaluate_every=2),
             (6, 12, 24),
             (1e-3, 3e-3),

@@ -6,6 +6,7 @@ from typing import Any
 
 from resnorm.lab.experiment import Experiment, sweep
 from resnorm.lab.plans.registry import SEEDS, check_lambdas, check_orders, check_seeds, positive, register
+from resnorm.lab.plans.tuning import lowest_rates
 from resnorm.lab.record import Record
 
 # The optimiser of the first Transformer [vaswani2017attention], with a limit on the gradient's norm; the peak of its
@@ -113,8 +114,8 @@ def translation_en_vi(preset: str, seeds: Any = SEEDS, orders: Any = (2, 3), lam
 @register
 def translation_peaks(preset: str, seeds: Any = (0,), lrs: Any = (1e-3, 3e-3)) -> list[Experiment]:
     """The tuning of `translation_en_de`: every model at every peak of the learning rate, the same ones for all."""
-    every = translation_en_de(preset, seeds)
-    return [one.replace("recipe.lr", lr) for one in every for lr in positive("lrs", lrs)]
+    lrs = positive("lrs", lrs)
+    return [one.replace("recipe.lr", lr) for one in translation_en_de(preset, seeds) for lr in lrs]
 
 
 def best_peaks(records: list[Record]) -> dict[str, float]:
@@ -122,11 +123,9 @@ def best_peaks(records: list[Record]) -> dict[str, float]:
 
     By the model as JSON; a run that diverged cannot win.
     """
-    found: dict[str, tuple[float, float]] = {}
-    for record in records:
-        model = json.dumps(record.experiment.model, sort_keys=True)
+
+    def loss(record: Record) -> float:
         rows = record.measurements.get("translation", ())
-        bleu = next((row["bleu"] for row in rows if row["split"] == "validation"), -math.inf)
-        if bleu > found.get(model, (-math.inf, 0))[0]:
-            found[model] = (bleu, record.experiment.recipe["lr"])
-    return {model: lr for model, (_, lr) in found.items()}
+        return next((-row["bleu"] for row in rows if row["split"] == "validation"), math.inf)
+
+    return lowest_rates(records, lambda record: json.dumps(record.experiment.model, sort_keys=True), loss)

@@ -395,6 +395,7 @@ def test_what_ran_on_a_gpu_has_tables_of_its_own(tmp_path, measured):
     text, missing = benchmarks.fill("{{cuda_graph.table}} {{recursive_skip_gpu.table}}", measured, tmp_path)
     assert not missing and "| Post-Norm | 8.25 |" in text and "In all rows: layers 12, steps CUDA graph, tokens/s 400,000." in text
     assert text.count("called from Python**") == text.count("in a CUDA graph**") > 0
+    assert text.count("Measured on 2026-11-21, A processor") == 2
 
 
 def test_figures_say_their_numbers(tmp_path, measured):

@@ -178,7 +178,11 @@ def _forward(x: Tensor, h: Tensor, order: int, weight: Tensor | None, bias: Tens
     return _kernels(x).forward(x, h, order, *affine, eps).to(dtype)
 
 
-@torch.library.custom_op("resnorm::recursive_skip_backward", mutates_args=())
+# Schemas of lists are spelled out: torch 2.6 reads none from `list[Tensor]`.
+@torch.library.custom_op(
+    "resnorm::recursive_skip_backward", mutates_args=(),
+    schema="(Tensor gradient, Tensor x, Tensor h, int order, Tensor? weight, float eps) -> Tensor[]",
+)  # fmt: skip
 def _backward(gradient: Tensor, x: Tensor, h: Tensor, order: int, weight: Tensor | None, eps: float) -> list[Tensor]:
     dtype, (gradient, x, h) = x.dtype, _computed(gradient, x, h)
     affine = None if weight is None else _like(weight, x)
@@ -220,7 +224,10 @@ def _forward_steps(x: Tensor, h: Tensor, weights: Tensor, biases: Tensor, eps: f
     return cuda.forward_steps(x.contiguous(), h.contiguous(), weights, biases, eps)
 
 
-@torch.library.custom_op("resnorm::recursive_skip_steps_backward", mutates_args=())
+@torch.library.custom_op(
+    "resnorm::recursive_skip_steps_backward", mutates_args=(),
+    schema="(Tensor gradient, Tensor x, Tensor h, Tensor weights, Tensor biases, float eps) -> Tensor[]",
+)  # fmt: skip
 def _backward_steps(gradient: Tensor, x: Tensor, h: Tensor, weights: Tensor, biases: Tensor, eps: float) -> list[Tensor]:
     from resnorm.recursion import cuda
 

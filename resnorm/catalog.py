@@ -15,6 +15,9 @@ from resnorm.norms import norm
 from resnorm.streams import Attend, Depth, Dual, Hyper, Plain, Stream
 from resnorm.words import BRANCHES, MERGES, Block, Tied
 
+# Options of variants that a model sets, block by block, because it alone knows them; a caller of a model cannot.
+GIVEN_BY_MODEL = ("depth", "dim", "block", "layer")
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -24,9 +27,9 @@ class Variant:
     their defaults; `settings` maps them (and `n`, where the variant changes the norms) to the settings of its letters.
     `init` names its rule in `resnorm.init`, `cite` its source in the bibliography, `tags` the groups of the gallery:
     "generic" (a branch F of any kind), "image" (convolutions), "transformer" (attention and MLP), "stream" (a skip
-    across blocks). An option `depth` is
-    the number of residual branches of the whole stack, two for a Transformer layer; an option `block` counts them from
-    1 up to a block's own, an option `layer` the layers. `inside` gives the branches A and M their own settings, from
+    across blocks). Options named in `GIVEN_BY_MODEL` are the model's to give: `depth` is
+    the number of residual branches of the whole stack, two for a Transformer layer; `block` counts them from 1 up to a
+    block's own, `layer` the layers; `dim` is the axis of the channels. `inside` gives the branches A and M their own settings, from
     the name of the norm. `stream` carries the skip where it crosses the blocks: a function of the options, and of
     `width`, `count` (blocks) and `norm`, that the blocks of one stack share; those variants have the tag "stream".
     `profiled`: a batch sets its learned skips before training, by `resnorm.init.admin`; `resnorm.lab` does so.
@@ -47,6 +50,11 @@ class Variant:
     profiled: bool = False
     normalised: bool = False
     tags: tuple[str, ...] = ("generic",)
+
+    @property
+    def chosen_options(self) -> tuple[str, ...]:
+        """The options that are left to whoever builds a model of this variant: those that no model gives."""
+        return tuple(name for name in self.options if name not in GIVEN_BY_MODEL)
 
     def spell(self, **options: Any) -> str:
         """Return the word; raises `ValueError` for an unknown option or an impossible value."""
@@ -95,12 +103,14 @@ class Variant:
     def complete(self, options: dict[str, Any], **known: Any) -> dict[str, Any]:
         """Return a value for every option: the caller's, else one that is `known` (a model's depth), else the default.
 
-        Raises `ValueError` for an option that the variant does not have.
+        Raises `ValueError` for an option that the variant does not have, and for one that is both set and known.
         """
         for name in options:
-            if name not in self.options:
-                allowed = f"its options are {', '.join(self.options)}" if self.options else "it has no options"
-                raise ValueError(f"variant {self.name!r} has no option {name!r}; {allowed}")
+            if name not in self.options or name in known:
+                allowed = [option for option in self.options if option not in known]
+                allowed = f"its options are {', '.join(allowed)}" if allowed else "it has no options"
+                where = " in a model, which gives it" if name in known and name in self.options else ""
+                raise ValueError(f"variant {self.name!r} has no option {name!r}{where}; {allowed}")
         return {**self.options, **{name: value for name, value in known.items() if name in self.options}, **options}
 
 

@@ -1,3 +1,5 @@
+import functools
+import inspect
 import json
 import math
 import os
@@ -12,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from resnorm import lab
+from resnorm import catalog, lab, models, transformer_lm
+from resnorm.catalog import GIVEN_BY_MODEL
 from resnorm.lab import Experiment, Record, Store
 from resnorm.lab import record as record_module
 from resnorm.lab import running
@@ -114,6 +117,36 @@ def test_what_is_not_json_is_refused():
 def test_variant_options_are_accepted_for_their_variant():
     options = dict(name="cifar_resnet", variant="rskip_norm", order=2, merge_norm="layer2d")
     assert Experiment(SMALL["task"], options, {}).model["order"] == 2
+
+
+@pytest.mark.parametrize("model", models.MODELS)
+def test_an_experiment_refuses_the_options_that_build_refuses(model, monkeypatch):
+    spec = dict(inputs=1, size=8, classes=10, vocabulary=10, context=8)
+    # The signature without the work.
+    monkeypatch.setitem(models.MODELS, model, functools.wraps(models.MODELS[model])(lambda **options: None))
+    varied = "variant" in inspect.signature(models.MODELS[model]).parameters
+    for variant in catalog.VARIANTS.values():
+        for option in {*GIVEN_BY_MODEL, *variant.options, "nonsense", "segments"}:
+            options = {option: 1} | ({"variant": variant.name} if varied else {})
+            outcomes = []
+            for call in (lambda: Experiment(SMALL["task"], dict(name=model, **options), {}),
+                         lambda: models.build(model, spec, **options)):  # fmt: skip
+                try:
+                    call()
+                    outcomes.append("taken")
+                except ValueError as error:
+                    outcomes.append(str(error).replace(" option ", " ").partition(";")[0])
+            assert outcomes[0] == outcomes[1], (variant.name, option)
+            if option in GIVEN_BY_MODEL[1:] or option == "nonsense":
+                assert outcomes[0] != "taken"
+
+
+def test_what_a_model_tells_its_variant_is_not_an_option():
+    model = dict(name="transformer_lm", variant="layerscale", dim=1)
+    with pytest.raises(ValueError, match="'transformer_lm' has no 'dim'; allowed: .*init"):
+        Experiment(dict(name="characters"), model, {})
+    with pytest.raises(ValueError, match="no option 'dim' in a model, which gives it; its options are init"):
+        transformer_lm(vocabulary=5, context=4, depth=1, width=8, heads=2, variant="layerscale", dim=1)
 
 
 def test_sweep_is_the_product_with_the_last_setting_fastest():

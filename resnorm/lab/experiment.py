@@ -10,8 +10,6 @@ from typing import Any
 
 # Where the data lie is a fact of the machine: in the description it would give one experiment two names.
 _OF_THE_MACHINE = {"root", "path", "download"}
-# The data set says these of itself.
-_OF_THE_DATA = {"inputs", "size", "classes", "vocabulary", "context"}
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ def _options(function: Any) -> tuple[list[str], bool]:
 
 
 def _named(registry: dict[str, Any], settings: dict[str, Any], what: str) -> Any:
-    if settings.get("name") not in registry:
+    if not isinstance(settings.get("name"), str) or settings["name"] not in registry:
         raise ValueError(f"there is no {what} {settings.get('name')!r}; allowed: {', '.join(registry)}")
     return registry[settings["name"]]
 
@@ -167,16 +165,13 @@ def _check_task(task: dict[str, Any]) -> None:
 
 def _check_model(model: dict[str, Any]) -> None:
     from resnorm.catalog import VARIANTS
-    from resnorm.models import MODELS
+    from resnorm.models import MODELS, allowed_options
 
-    names, anything = _options(_named(MODELS, model, "model"))
-    if "variant" in model and model["variant"] not in VARIANTS:
-        raise ValueError(f"there is no variant {model['variant']!r}; allowed: {', '.join(sorted(VARIANTS))}")
-    if anything:
-        default = inspect.signature(MODELS[model["name"]]).parameters.get("variant")
-        variant = model.get("variant", default and default.default)
-        names += VARIANTS[variant].options if variant in VARIANTS else []
-    _check_keys(f"the model {model['name']!r}", model, {"name", *names} - _OF_THE_DATA)
+    _named(MODELS, model, "model")
+    variant = model.get("variant")
+    if "variant" in model and not (isinstance(variant, str) and variant in VARIANTS):
+        raise ValueError(f"there is no variant {variant!r}; allowed: {', '.join(sorted(VARIANTS))}")
+    _check_keys(f"the model {model['name']!r}", model, {"name", *allowed_options(model["name"], variant)})
 
 
 def _measurements(names: Any) -> tuple[str, ...]:

@@ -28,6 +28,24 @@ MODELS = {
     "vit": vit,
 }
 
+# What a data set's `spec` says of itself, and a model is told.
+OF_THE_DATA = ("inputs", "size", "classes", "vocabulary", "context")
+
+
+def allowed_options(name: str, variant: str | None = None) -> list[str]:
+    """The options that may be chosen for a model of this name: its own, and its variant's (default: the model's).
+
+    What the data set says, `OF_THE_DATA`, and what a model itself tells its variant are not among them.
+    Raises `ValueError` for an unknown model or variant.
+    """
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}; allowed: {', '.join(MODELS)}")
+    signature = inspect.signature(MODELS[name]).parameters
+    own = [key for key in signature if key not in ("options", *OF_THE_DATA)]
+    if "options" not in signature:
+        return own
+    return own + [key for key in catalog.variant(variant or signature["variant"].default).chosen_options if key not in own]
+
 
 def build(name: str, task: dict[str, Any], **options: Any) -> nn.Module:
     """Build a model for a data set: its inputs, classes, vocabulary and context come from the data set's `spec`.
@@ -36,8 +54,7 @@ def build(name: str, task: dict[str, Any], **options: Any) -> nn.Module:
     `vocabulary` and `context` for sequences; `options`: what the model and its variant take.
     Raises `ValueError` for an unknown model or option, and for a data set of the wrong kind.
     """
-    if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}; allowed: {', '.join(MODELS)}")
+    allowed = allowed_options(name, options.get("variant"))
     signature = inspect.signature(MODELS[name]).parameters
     needed = ("vocabulary", "context") if "vocabulary" in signature else ("inputs", "classes")
     missing = [key for key in needed if key not in task]
@@ -46,11 +63,6 @@ def build(name: str, task: dict[str, Any], **options: Any) -> nn.Module:
             f"the model {name!r} needs {' and '.join(missing)} of its data set, which has {', '.join(task)}; "
             f"use a data set of {'sequences' if 'vocabulary' in needed else 'images'}"
         )
-    chosen = (
-        catalog.VARIANTS.get(options.get("variant", signature["variant"].default)) if "variant" in signature else None
-    )
-    allowed = [key for key in signature if key not in ("options", "size", *needed)]
-    allowed += [key for key in (chosen.options if chosen else ()) if key not in ("depth", "dim", "block", "layer")]
     for key in options:
         if key not in (*allowed, *needed):
             raise ValueError(f"the model {name!r} has no option {key!r}; allowed: {', '.join(allowed)}")
@@ -64,6 +76,7 @@ def build(name: str, task: dict[str, Any], **options: Any) -> nn.Module:
 
 __all__ = [
     "MODELS",
+    "allowed_options",
     "bert",
     "build",
     "cifar_densenet",

@@ -188,6 +188,13 @@ _ALL = (
         "post", "Post-Norm", "Fan", "Add & Norm: the sum of skip and branch is normalised.", "vaswani2017attention"
     ),
     Variant(
+        "skip_after_norm",
+        "Skip after the norm",
+        "n|Fa",
+        "Branch and skip both read the normalised stream: with a last norm, Post-Norm on a normalised input.",
+        "lescao2022bloom",
+    ),
+    Variant(
         "res_post",
         "Residual post-norm",
         "Fna",

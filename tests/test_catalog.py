@@ -37,6 +37,7 @@ ORACLES = {
     "residual": lambda x, F, a: x + F(x),
     "pre": lambda x, n, F, a: x + F(n(x)),
     "post": lambda x, F, a, n: n(x + F(x)),
+    "skip_after_norm": lambda x, n, F, a: (u := n(x)) + F(u),
     "res_post": lambda x, F, n, a: x + n(F(x)),
     "sandwich": lambda x, n1, F, n2, a: x + n2(F(n1(x))),
     "keel": lambda x, n1, F, a, n2: n2(12 * x + F(n1(x))),

@@ -23,6 +23,7 @@ FACTORIES = {
     "cross_attention": cross_attention(2, memory_width=5),
     "attention with norms": attention(2, query_key_norm="rms", value_norm="rms", inner_norm="layer", head_scale=True),
     "attention with a value residual": attention(2, value_residual=True),
+    "attention in groups": attention(4, key_value_heads=2, head_width=2, rotary=True, bias="qkv"),
     "mlp": mlp(2),
     "mlp with a norm": mlp(2, inner_norm="layer"),
     "swiglu": mlp(2, "swiglu"),
@@ -220,6 +221,12 @@ def test_swiglu_gates_with_its_first_matrix():
         (attention(3), "heads=3 does not divide the width 4"),
         (attention(2, dropout=1.0), "dropout=1.0 is not a rate"),
         (cross_attention(0), "heads=0"),
+        (attention(2, key_value_heads=3), "key_value_heads=3 does not divide heads=2; use a divisor of 2"),
+        (attention(2, key_value_heads=0), "key_value_heads=0 does not divide"),
+        (attention(3, head_width=0), "head_width=0; use 1 or more"),
+        (attention(3, head_width=3, rotary=True), "a head has 3; use a width that 6 divides, or an even head_width"),
+        (attention(2, bias="keys"), "bias='keys'; allowed: True, False, 'qkv'"),
+        (attention(2, key_value_heads=1, normalised=True, bias=False), "leave out key_value_heads and head_width"),
         (mlp(activation="tanh"), "'tanh' is unknown; use one of relu, gelu, gelu_tanh, swiglu"),
         (mlp(0.1), "leaves no hidden unit"),
     ],
@@ -346,12 +353,12 @@ def test_rotary_attention_turns_queries_and_keys_as_complex_numbers():
     assert not torch.allclose(branch(x), plain(x), atol=1e-3)
 
 
-@pytest.mark.parametrize("rotary", [False, True])
+@pytest.mark.parametrize("options", [dict(), dict(rotary=True), dict(rotary=True, theta=50, key_value_heads=1, head_width=6)])
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-6), (torch.bfloat16, 0.03)])
-def test_attention_with_a_cache_is_that_of_the_whole_sequence(rotary, dtype, error):
+def test_attention_with_a_cache_is_that_of_the_whole_sequence(options, dtype, error):
     """One token at a time and several; in 16 bits on CPU with a gradient it is written out."""
     torch.manual_seed(0)
-    branch = attention(2, causal=True, rotary=rotary, query_key_norm="rms")(8).to(dtype)
+    branch = attention(2, causal=True, query_key_norm="rms", **options)(8).to(dtype)
     x = torch.randn(3, 7, 8, dtype=dtype)
     seen = torch.ones(3, 1, 1, 7, dtype=torch.bool)
     seen[1, ..., 0] = seen[2, ..., 2:4] = False
@@ -362,6 +369,35 @@ def test_attention_with_a_cache_is_that_of_the_whole_sequence(rotary, dtype, err
             steps.append(branch(part, mask if mask is None else mask[..., :end], cache))
             assert cache.tokens == cache.length(branch) == end
         torch.testing.assert_close(torch.cat(steps, 1), branch(x, mask), rtol=error, atol=error)
+
+
+@pytest.mark.parametrize("made", [attention, cross_attention])
+@pytest.mark.parametrize("per_head", [False, True])
+def test_grouped_heads_are_all_heads_with_the_keys_and_values_of_a_group_repeated(made, per_head):
+    torch.manual_seed(0)
+    settings = dict(head_width=3, bias="qkv", query_key_norm="rms" if per_head else None, per_head=per_head)
+    grouped, full = (made(6, key_value_heads=heads, **settings)(8) for heads in (2, 6))
+    state = grouped.state_dict()
+    assert "output.bias" not in state and any(name.endswith(".bias") for name in state)
+    for name, value in state.items():
+        if "key_value" in name:
+            queries, *keys_and_values = value.split([18, 6, 6] if name.startswith("query") else [0, 6, 6])
+            repeated = [part.unflatten(0, (2, 1, 3)).expand(2, 3, 3, *part.shape[1:]).flatten(0, 2) for part in keys_and_values]
+            state[name] = torch.cat([queries, *repeated])
+    full.load_state_dict(state)
+    x = torch.randn(2, 5, 8)
+    given = (x,) if made is attention else (x, torch.randn(2, 4, 8))
+    mask = torch.rand(2, 6, 5, 5 if made is attention else 4) > 0.3
+    for options in (dict(), dict(mask=mask)):
+        torch.testing.assert_close(grouped(*given, **options), full(*given, **options))
+
+
+def test_theta_is_the_base_of_the_rotary_angles():
+    x = torch.ones(5, 4)
+    slow = rotate(x, theta=25.0)
+    angles = torch.arange(5)[:, None] * torch.tensor([1.0, 0.2])
+    turned = torch.view_as_real(torch.polar(torch.ones(5, 2), angles) * (1 + 1j)).flatten(-2)
+    torch.testing.assert_close(slow, turned)
 
 
 def test_a_cache_computes_the_keys_of_a_memory_once_and_its_rows_can_go_on_from_others():

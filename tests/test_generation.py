@@ -174,11 +174,16 @@ def test_a_translation_is_at_most_50_tokens_longer_than_its_source():
     assert (found != PADDING).sum(1).tolist() == [54, 52]
 
 
-@pytest.mark.parametrize("positions", ["learned", "rotary"])
-@pytest.mark.parametrize("variant", ["pre", "olmo2", "denseformer"])
-def test_a_language_model_with_a_cache_gives_the_logits_of_the_full_pass(positions, variant):
+LLAMA = dict(
+    positions="rotary", theta=500, key_value_heads=2, head_width=6, norm="rms", activation="swiglu", bias=False, tie=True
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [dict(), dict(positions="rotary"), LLAMA])
+@pytest.mark.parametrize("variant", ["pre", "olmo2", "denseformer", "value_residual"])
+def test_a_language_model_with_a_cache_gives_the_logits_of_the_full_pass(options, variant):
     torch.manual_seed(0)
-    model = transformer_lm(vocabulary=11, context=9, depth=2, width=16, positions=positions, variant=variant).eval()
+    model = transformer_lm(vocabulary=11, context=9, depth=2, width=16, variant=variant, **options).eval()
     tokens, cache = torch.randint(11, (3, 9)), Cache()
     steps = [model(part, cache) for part in tokens.split([3, 1, 1, 4], 1)]
     torch.testing.assert_close(torch.cat(steps, 1), model(tokens), rtol=1e-5, atol=1e-5)
@@ -195,9 +200,10 @@ def test_rotary_positions_take_the_place_of_the_embedding():
         rotary(torch.zeros(1, 129, dtype=torch.long))
 
 
-def test_the_likeliest_text_is_that_of_full_passes():
+@pytest.mark.parametrize("options", [dict(), LLAMA])
+def test_the_likeliest_text_is_that_of_full_passes(options):
     torch.manual_seed(0)
-    model = transformer_lm(vocabulary=11, context=9, depth=2, width=16)
+    model = transformer_lm(vocabulary=11, context=9, depth=2, width=16, **options)
     tokens = torch.randint(11, (3, 4))
     written = generate(model, tokens, 6, temperature=0)
     for end in range(4, 10):

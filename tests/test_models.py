@@ -347,6 +347,46 @@ def test_a_language_model_starts_near_uniform_and_sees_only_the_past():
     assert model(tokens[:, :5]).shape == (8, 5, 50)
 
 
+def test_a_tied_head_is_the_embedding_and_starts_near_uniform():
+    torch.manual_seed(0)
+    for positions in ("learned", "rotary"):
+        model = transformer_lm(vocabulary=50, context=12, depth=2, width=64, positions=positions, tie=True).eval()
+        assert model.head.weight is model.token.weight and copy.deepcopy(model).head.weight is not model.head.weight
+        assert sum(parameter.shape == (50, 64) for parameter in model.parameters()) == 1
+        tokens = torch.randint(50, (8, 12))
+        loss = nn.functional.cross_entropy(model(tokens).flatten(0, 1), torch.randint(50, (96,)))
+        assert loss.item() == pytest.approx(math.log(50) + 0.5, abs=0.4)
+        assert model.token.weight.std().item() == pytest.approx(64**-0.5, rel=0.1)
+
+
+def test_a_decoder_in_groups_exports_compiles_and_runs_in_16_bits():
+    torch.manual_seed(0)
+    model = transformer_lm(
+        vocabulary=11, context=8, depth=2, width=16, heads=4, key_value_heads=2, head_width=6, positions="rotary", theta=500,
+        norm="rms", activation="swiglu", expansion=40 / 16, bias="qkv", tie=True,
+    ).eval()  # fmt: skip
+    assert model.stack.blocks[0].get_submodule("5_M").output.in_features == 40
+    assert {name.split("A.")[-1] for name, _ in model.named_parameters() if "bias" in name} == {"query_key_value.bias"}
+    tokens = torch.randint(11, (2, 8))
+    with torch.no_grad():
+        logits = model(tokens)
+        torch.testing.assert_close(torch.export.export(model, (tokens,)).module()(tokens), logits)
+        torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(tokens), logits)
+        for dtype in (torch.float16, torch.bfloat16):
+            half = copy.deepcopy(model).to(dtype)(tokens)
+            assert half.dtype == dtype
+            torch.testing.assert_close(half.float(), logits, rtol=0.1, atol=0.1)
+
+
+def test_the_head_of_bert_has_the_activation_of_its_mlps():
+    torch.manual_seed(0)
+    model = bert(vocabulary=11, context=8, depth=1, width=16, heads=2, activation="relu")
+    h, given = torch.randn(2, 3, 16), []
+    model.head.norm.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    model.head(h, model.embedding.token.weight)
+    assert torch.equal(given[0], model.head.hidden(h).relu())
+
+
 def test_dropout_acts_on_every_branch_and_only_in_training():
     model, tokens = transformer_lm(vocabulary=5, depth=1, width=16, dropout=0.5), torch.randint(5, (2, 4))
     assert model.stack.blocks[0].word == "nAda nMda"

@@ -2,6 +2,7 @@ r"""Self-attention and cross-attention, by `torch.nn.functional.scaled_dot_produ
 
 Norms may stand inside: `query_key_norm` on the queries and the keys (QK-norm), `value_norm` on the values (HybridNorm),
 `inner_norm` before the output matrix (Sub-LN), and `head_scale`, one learned number a head that starts at 1 (NormFormer).
+Several heads may share their keys and values: `key_value_heads` (grouped-query attention).
 A `Cache` keeps keys and values from one token to the next, a `FirstValues` keeps the first layer's values for the others.
 """
 
@@ -24,7 +25,7 @@ class Cache:
     Give one to every pass over the same rows, as the `cache` of each attention: `stack(x, A=dict(cache=cache))`.
     Self-attention adds to its keys and values, cross-attention computes those of its memory once. They are kept by
     module, so a module may run only once in a pass.
-    Shapes: keys and values (batch, heads, tokens, width / heads).
+    Shapes: keys and values (batch, key_value_heads, tokens, head_width).
     """
 
     def __init__(self) -> None:
@@ -62,7 +63,7 @@ class FirstValues:
     """The values of the first attention of a pass, which the later ones mix into theirs; see `SelfAttention`.
 
     Give one to every attention of a stack, and a new one to every pass: `stack(x, A=dict(first=FirstValues()))`.
-    Shapes: values (batch, heads, tokens, width / heads). Citation: zhou2025value.
+    Shapes: values (batch, key_value_heads, tokens, head_width). Citation: zhou2025value.
     """
 
     def __init__(self) -> None:
@@ -74,23 +75,25 @@ class FirstValues:
         return self.value
 
 
-def angles(positions: Tensor, width: int) -> Tensor:
-    r"""The angle of every position for every pair of features: $p \cdot 10000^{-2i / d}$.
+def angles(positions: Tensor, width: int, theta: float = 10000) -> Tensor:
+    r"""The angle of every position for every pair of features: $p\, \Theta^{-2i / d}$, with `theta` for $\Theta$.
 
     Shapes: positions (tokens,), output (tokens, width / 2), in radians. Citation: vaswani2017attention.
     """
-    return positions[:, None] * 10000 ** (-torch.arange(0, width, 2, device=positions.device) / width)
+    return positions[:, None] * theta ** (-torch.arange(0, width, 2, device=positions.device) / width)
 
 
-def rotate(x: Tensor, start: int = 0) -> Tensor:
+def rotate(x: Tensor, start: int = 0, theta: float = 10000) -> Tensor:
     r"""Turn every pair of features by the angle of its token's position, so that a score sees the distance only.
 
     $$R_p^\top R_q = R_{q-p}, \qquad R_p = \operatorname{diag}\begin{pmatrix} \cos p\theta_i & -\sin p\theta_i \\
-    \sin p\theta_i & \cos p\theta_i \end{pmatrix}, \qquad \theta_i = 10000^{-2i / d}$$
+    \sin p\theta_i & \cos p\theta_i \end{pmatrix}, \qquad \theta_i = \Theta^{-2i / d}$$
 
-    `start`: the position of the first token. Shapes: (..., tokens, d) to (..., tokens, d). Citation: su2024roformer.
+    A pair are two neighbours, $x_{2i}$ and $x_{2i+1}$, as in the paper; Hugging Face pairs $x_i$ with $x_{i+d/2}$, which is
+    the same with the rows of $W_Q$ and $W_K$ in another order. `theta` is $\Theta$, `start` the position of the first token.
+    Shapes: (..., tokens, d) to (..., tokens, d). Citation: su2024roformer.
     """
-    turn = angles(torch.arange(start, start + x.shape[-2], device=x.device), x.shape[-1])
+    turn = angles(torch.arange(start, start + x.shape[-2], device=x.device), x.shape[-1], theta)
     cos, sin = turn.cos().to(x.dtype), turn.sin().to(x.dtype)
     one, other = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((one * cos - other * sin, one * sin + other * cos), -1).flatten(-2)
@@ -99,38 +102,58 @@ def rotate(x: Tensor, start: int = 0) -> Tensor:
 class _Attention(nn.Module):
     """What both attentions share: heads, the mask, the norms inside and the output matrix.
 
-    `inputs` are the matrices that make queries, keys and values, by name and in the order in which they run.
+    `inputs` are the matrices that make queries, keys and values, in the order in which they run: for a name its input's
+    width and what it makes, "q", "kv" or "qkv".
     """
 
     def __init__(
-        self, width, inputs, heads, causal, dropout, bias, query_key_norm=None, value_norm=None, per_head=False,
-        inner_norm=None, head_scale=False,
+        self, width, inputs, heads, causal, dropout, bias, key_value_heads=None, head_width=None, query_key_norm=None,
+        value_norm=None, per_head=False, inner_norm=None, head_scale=False,
     ):  # fmt: skip
         super().__init__()
-        if heads < 1 or width % heads:
+        if heads < 1 or (head_width is None and width % heads):
             raise ValueError(f"attention: heads={heads} does not divide the width {width}; use a divisor of {width}")
+        groups = heads if key_value_heads is None else key_value_heads
+        if groups < 1 or heads % groups:
+            raise ValueError(
+                f"attention: key_value_heads={groups} does not divide heads={heads}; use a divisor of {heads}, with 1 for "
+                "multi-query attention"
+            )
+        each = width // heads if head_width is None else head_width
+        if each < 1:
+            raise ValueError(f"attention: head_width={head_width}; use 1 or more, or None for width / heads")
+        if bias not in (True, False, "qkv"):
+            raise ValueError(f"attention: bias={bias!r}; allowed: True, False, 'qkv' (on queries, keys and values alone)")
         if not 0 <= dropout < 1:
             raise ValueError(f"attention: dropout={dropout} is not a rate; use 0 <= dropout < 1")
         self.out_width, self.heads, self.causal, self.dropout = width, heads, causal, dropout
-        for name, (wide, out) in inputs.items():
-            self.add_module(name, nn.Linear(wide, out, bias=bias))
+        self.key_value_heads, self.head_width = groups, each
+        self.sizes = {"q": heads * each, "k": groups * each, "v": groups * each}
+        for name, (wide, made) in inputs.items():
+            self.add_module(name, nn.Linear(wide, sum(self.sizes[part] for part in made), bias=bool(bias)))
         self.per_head = per_head
-        across = width // heads if per_head else width
-        self.query_norm = None if query_key_norm is None else norm(query_key_norm, across)
-        self.key_norm = None if query_key_norm is None else norm(query_key_norm, across)
-        self.value_norm = None if value_norm is None else norm(value_norm, across)
+        queries, keys = (each, each) if per_head else (self.sizes["q"], self.sizes["k"])
+        self.query_norm = None if query_key_norm is None else norm(query_key_norm, queries)
+        self.key_norm = None if query_key_norm is None else norm(query_key_norm, keys)
+        self.value_norm = None if value_norm is None else norm(value_norm, keys)
         self.head_scale = nn.Parameter(torch.ones(heads, 1, 1)) if head_scale else None
-        self.inner_norm = None if inner_norm is None else norm(inner_norm, width)
-        self.output = nn.Linear(width, width, bias=bias)
+        self.inner_norm = None if inner_norm is None else norm(inner_norm, heads * each)
+        self.output = nn.Linear(heads * each, width, bias=bias is True)
+
+    def parts(self, packed, made, dim):
+        """Cut what one matrix of `inputs` made, or its rows, into queries, keys and values."""
+        return packed.split([self.sizes[part] for part in made], dim)
 
     def split(self, x, norm=None):
-        """(batch, tokens, width) to (batch, heads, tokens, width / heads), normalised before, or after it for `per_head`."""
+        """(batch, tokens, width) to (batch, heads, tokens, head_width), normalised before, or after it for `per_head`."""
         x = x if norm is None or self.per_head else norm(x)
-        x = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        x = x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
         return norm(x) if norm is not None and self.per_head else x
 
     def attend(self, query, key, value, mask):
         queries, keys = query.shape[-2], key.shape[-2]
+        if self.key_value_heads != self.heads:  # each key and value for all the queries of its group
+            key, value = (h.repeat_interleave(self.heads // self.key_value_heads, 1) for h in (key, value))
         causal = self.causal and queries > 1  # a single token is the last one, and sees all
         written_out = query.device.type == "cpu" and query.dtype.itemsize == 2 and torch.is_grad_enabled()
         # scaled_dot_product_attention takes one or the other, and for it the first query is the first token
@@ -178,8 +201,11 @@ class SelfAttention(_Attention):
     `inner_norm` and `head_scale` act on the heads' outputs, before $W_O$. Each is None, or False, unless it is asked for.
     `value_residual` puts $\lambda_1 V + \lambda_2 V_1$ in the place of $V$, with two learned numbers that start at 1/2;
     $V_1$ are the values of the first attention that had the same `first` in this pass (without one: its own).
-    `rotary` turns $Q$ and $K$ by their positions (see `rotate`). `normalised` is nGPT's attention: the vectors of its matrices
-    have length 1 along the width of the stream (see `unit_weights`), and in each head, with one learned s a feature,
+    `rotary` turns $Q$ and $K$ by their positions, with the base `theta` (see `rotate`). With `key_value_heads`, a divisor of
+    `heads`, that many keys and values are computed, and each serves as many queries that follow one another; `head_width` is
+    d, by default width / heads. `bias` is True, False or "qkv": on queries, keys and values, and not on the output.
+    `normalised` is nGPT's attention: the vectors of its matrices have length 1 along the width of the stream (see
+    `unit_weights`), and in each head, with one learned s a feature,
 
     $$q \leftarrow \sqrt{d}\; s \odot q / \lVert q \rVert_2, \qquad k \leftarrow \sqrt{d}\; s \odot k / \lVert k \rVert_2,$$
 
@@ -188,33 +214,34 @@ class SelfAttention(_Attention):
 
     Shapes: x and output (batch, tokens, width), mask broadcasts to (batch, heads, tokens, tokens), with a cache to
     (batch, heads, tokens, all tokens so far).
-    Raises `ValueError` where the heads do not divide the width, for rotary positions in heads of an odd width, and for
-    normalised weights beside a bias.
-    Citation: vaswani2017attention; su2024roformer (rotary), henry2020query (QK-norm), muennighoff2025olmoe (over the
-    whole width), yang2025qwen3 (per head), zhuo2025hybridnorm (value norm),
+    Raises `ValueError` where the heads do not divide the width or the heads of keys and values the heads, for rotary
+    positions in heads of an odd width, and for normalised weights beside a bias, grouped heads or a width of their own.
+    Citation: vaswani2017attention; su2024roformer (rotary), ainslie2023gqa (grouped heads), henry2020query (QK-norm),
+    muennighoff2025olmoe (over the whole width), yang2025qwen3 (per head), zhuo2025hybridnorm (value norm),
     wang2022magneto (Sub-LN), shleifer2021normformer (head scale), zhou2025value (value residual),
     loshchilov2024ngpt (normalised).
     """
 
     def __init__(
-        self, width, heads=8, causal=False, dropout=0.0, bias=True, rotary=False, value_residual=False, normalised=False,
-        **inside,
+        self, width, heads=8, causal=False, dropout=0.0, bias=True, rotary=False, theta=10000,
+        value_residual=False, normalised=False, **inside,
     ):  # fmt: skip
-        inputs = {"query_key_value": (width, 3 * width)}
-        super().__init__(width, inputs, heads, causal, dropout, bias, **inside)
-        if rotary and width // heads % 2:
+        super().__init__(width, {"query_key_value": (width, "qkv")}, heads, causal, dropout, bias, **inside)
+        if rotary and self.head_width % 2:
             raise ValueError(
-                f"attention: rotary positions turn pairs of features, and a head has {width // heads}; use a width that "
-                f"{2 * heads} divides"
+                f"attention: rotary positions turn pairs of features, and a head has {self.head_width}; use a width that "
+                f"{2 * heads} divides, or an even head_width"
             )
         if normalised and bias:
             raise ValueError("attention: normalised=True with bias=True; a bias has no length to normalise: use bias=False")
-        self.rotary = rotary
+        if normalised and self.sizes != dict.fromkeys("qkv", width):
+            raise ValueError("attention: normalised=True takes heads of one kind; leave out key_value_heads and head_width")
+        self.rotary, self.theta = rotary, theta
         self.query_key_scale = LearnedScale(width, width) if normalised else None
         self.value_mix = nn.Parameter(torch.full((2,), 0.5)) if value_residual else None
 
     def forward(self, x, mask=None, cache=None, first=None):
-        query, key, value = self.query_key_value(x).chunk(3, dim=-1)
+        query, key, value = self.parts(self.query_key_value(x), "qkv", -1)
         query, key = self.split(query, self.query_norm), self.split(key, self.key_norm)
         value = self.split(value, self.value_norm)
         if self.value_mix is not None:
@@ -222,7 +249,7 @@ class SelfAttention(_Attention):
             value = own * value + others * (value if first is None else first.of(value))
         if self.rotary:
             start = 0 if cache is None else cache.length(self)
-            query, key = rotate(query, start), rotate(key, start)
+            query, key = rotate(query, start, self.theta), rotate(key, start, self.theta)
         if self.query_key_scale is not None:
             scale = self.query_key_scale().view(self.heads, 1, -1)
             # a root mean square of 1 is a length of the square root of d
@@ -238,10 +265,9 @@ class SelfAttention(_Attention):
 
     def roles(self):
         """Yield (role, tensor) for `query`, `key`, `value` (views of one matrix), `output` and `bias`."""
-        yield from zip(("query", "key", "value"), self.query_key_value.weight.chunk(3), strict=True)
+        yield from zip(("query", "key", "value"), self.parts(self.query_key_value.weight, "qkv", 0), strict=True)
         yield "output", self.output.weight
-        if self.output.bias is not None:
-            yield from (("bias", self.query_key_value.bias), ("bias", self.output.bias))
+        yield from (("bias", part.bias) for part in (self.query_key_value, self.output) if part.bias is not None)
 
 
 class CrossAttention(_Attention):
@@ -254,17 +280,17 @@ class CrossAttention(_Attention):
 
     Shapes: x and output (batch, tokens, width), memory (batch, memory tokens, memory_width), mask broadcasts to
     (batch, heads, tokens, memory tokens).
-    The norms inside are those of `SelfAttention`.
+    The norms inside, `key_value_heads`, `head_width` and `bias` are those of `SelfAttention`.
     Raises `ValueError` where the heads do not divide the width. Citation: vaswani2017attention.
     """
 
     def __init__(self, width, heads=8, memory_width=None, dropout=0.0, bias=True, **inside):
-        inputs = {"query": (width, width), "key_value": (width if memory_width is None else memory_width, 2 * width)}
+        inputs = {"query": (width, "q"), "key_value": (width if memory_width is None else memory_width, "kv")}
         super().__init__(width, inputs, heads, False, dropout, bias, **inside)
 
     def forward(self, x, memory, mask=None, cache=None):
         def keys_and_values():
-            key, value = self.key_value(memory).chunk(2, dim=-1)
+            key, value = self.parts(self.key_value(memory), "kv", -1)
             return self.split(key, self.key_norm), self.split(value, self.value_norm)
 
         query = self.split(self.query(x), self.query_norm)
@@ -273,20 +299,19 @@ class CrossAttention(_Attention):
     def roles(self):
         """Yield (role, tensor) for `query`, `key`, `value` (views of one matrix), `output` and `bias`."""
         yield "query", self.query.weight
-        yield from zip(("key", "value"), self.key_value.weight.chunk(2), strict=True)
+        yield from zip(("key", "value"), self.parts(self.key_value.weight, "kv", 0), strict=True)
         yield "output", self.output.weight
-        if self.output.bias is not None:
-            yield from (("bias", self.query.bias), ("bias", self.key_value.bias), ("bias", self.output.bias))
+        yield from (("bias", part.bias) for part in (self.query, self.key_value, self.output) if part.bias is not None)
 
 
 def attention(heads=8, causal=False, dropout=0.0, bias=True, rotary=False, **inside):
-    """Return a factory of `SelfAttention`; `inside`: its norms, `head_scale`, `value_residual` and `normalised`."""
+    """Return a factory of `SelfAttention`; `inside`: its norms and what else it takes by name, such as `key_value_heads`."""
     return partial(SelfAttention, heads=heads, causal=causal, dropout=dropout, bias=bias, rotary=rotary, **inside)
 
 
 def cross_attention(heads=8, memory_width=None, dropout=0.0, bias=True, **inside):
     """Return a factory of `CrossAttention`; a block passes the memory on as `block(x, X=dict(memory=z))`.
 
-    `inside`: its norms and `head_scale`.
+    `inside`: its norms, `head_scale`, `key_value_heads` and `head_width`.
     """
     return partial(CrossAttention, heads=heads, memory_width=memory_width, dropout=dropout, bias=bias, **inside)

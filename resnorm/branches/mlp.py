@@ -8,7 +8,8 @@ from torch import nn
 
 from resnorm.norms import norm
 
-ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "swiglu")
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
+GATED = "swiglu"
 
 
 class MLP(nn.Module):
@@ -16,7 +17,8 @@ class MLP(nn.Module):
 
     $$W_2\, \phi(W_1 x) \qquad \text{or, with SwiGLU,} \qquad W_2\, (\operatorname{silu}(W_1 x) \odot V x)$$
 
-    "gelu_tanh" is the approximation of GELU by a tanh that GPT-2 was trained with.
+    "gelu_tanh" is the approximation of GELU by a tanh that GPT-2 was trained with. `expansion` may be a fraction:
+    Llama 2's 11,008 units on a width of 4,096 are `expansion=11008 / 4096`.
     `inner_norm`: the name of a norm of the hidden layer, before $W_2$; None for no norm. `normalised` is nGPT's MLP: the
     vectors of its matrices have length 1 along the width of the stream (see `unit_weights`), and $W_1 x$ (with SwiGLU $V x$
     too) is multiplied by one learned s a unit, which starts at 1. For x of root mean square 1 that is nGPT's
@@ -31,8 +33,8 @@ class MLP(nn.Module):
     ):  # fmt: skip
         super().__init__()
         units = round(expansion * width)
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"mlp: activation={activation!r} is unknown; use one of {', '.join(ACTIVATIONS)}")
+        if activation not in (*ACTIVATIONS, GATED):
+            raise ValueError(f"mlp: activation={activation!r} is unknown; use one of {', '.join((*ACTIVATIONS, GATED))}")
         if units < 1:
             raise ValueError(
                 f"mlp: expansion={expansion} of width {width} leaves no hidden unit; use a larger expansion"
@@ -41,7 +43,7 @@ class MLP(nn.Module):
             raise ValueError("mlp: normalised=True with bias=True; a bias has no length to normalise: use bias=False")
         self.out_width = width if out is None else out
         self.activation = activation
-        self.hidden = nn.Linear(width, 2 * units if activation == "swiglu" else units, bias=bias)
+        self.hidden = nn.Linear(width, 2 * units if activation == GATED else units, bias=bias)
         self.hidden_scale = nn.Parameter(torch.ones(self.hidden.out_features)) if normalised else None
         self.inner_norm = None if inner_norm is None else norm(inner_norm, units)
         self.dropout = nn.Dropout(dropout)
@@ -51,13 +53,11 @@ class MLP(nn.Module):
         h = self.hidden(x)
         if self.hidden_scale is not None:
             h = h * self.hidden_scale.to(h.dtype)
-        if self.activation == "relu":
-            h = F.relu(h)
-        elif self.activation in ("gelu", "gelu_tanh"):
-            h = F.gelu(h, approximate="tanh" if self.activation == "gelu_tanh" else "none")
-        else:
+        if self.activation == GATED:
             gate, h = h.chunk(2, dim=-1)
             h = F.silu(gate) * h
+        else:
+            h = ACTIVATIONS[self.activation](h)
         if self.inner_norm is not None:
             h = self.inner_norm(h)
         return self.output(self.dropout(h))
@@ -69,7 +69,7 @@ class MLP(nn.Module):
 
     def roles(self):
         """Yield (role, tensor): `hidden` (twice with SwiGLU: views of one matrix), `output` and `bias`."""
-        for weight in self.hidden.weight.chunk(2 if self.activation == "swiglu" else 1):
+        for weight in self.hidden.weight.chunk(2 if self.activation == GATED else 1):
             yield "hidden", weight
         yield "output", self.output.weight
         if self.output.bias is not None:

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resnorm.branches.mlp import ACTIVATIONS
 from resnorm.models.transformer import initialise_transformer, positions_of, transformer_stack
 from resnorm.norms import norm as build_norm
 from resnorm.streams import Stack
@@ -32,20 +33,21 @@ class Embedding(nn.Module):
 
 
 class MaskedHead(nn.Module):
-    r"""Score every word of the vocabulary for every position: $E\, n(\operatorname{gelu}(W h)) + b$.
+    r"""Score every word of the vocabulary for every position: $E\, n(\phi(W h)) + b$.
 
-    E is the embedding of the tokens, used a second time. Shapes: h (batch, tokens, width), E (vocabulary, width), output
-    (batch, tokens, vocabulary). Citation: devlin2019bert.
+    E is the embedding of the tokens, used a second time, and $\phi$ the activation of the MLPs; beside gated ones, gelu.
+    Shapes: h (batch, tokens, width), E (vocabulary, width), output (batch, tokens, vocabulary). Citation: devlin2019bert.
     """
 
-    def __init__(self, vocabulary: int, width: int, norm: str):
+    def __init__(self, vocabulary: int, width: int, norm: str, activation: str):
         super().__init__()
+        self.activation = activation
         self.bias = nn.Parameter(torch.zeros(vocabulary))
         self.hidden = nn.Linear(width, width)
         self.norm = build_norm(norm, width)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        return F.linear(self.norm(F.gelu(self.hidden(h))), embedding, self.bias)
+        return F.linear(self.norm(ACTIVATIONS.get(self.activation, F.gelu)(self.hidden(h))), embedding, self.bias)
 
 
 class Bert(nn.Module):
@@ -75,4 +77,4 @@ def bert(
     stack = transformer_stack(depth, width, heads, variant, norm, activation, dropout, expansion, **options)
     initialise_transformer(stack, depth, variant, initialisation)
     embedding = Embedding(vocabulary, context, segments, width, norm, dropout)
-    return Bert(embedding, stack, MaskedHead(vocabulary, width, norm))
+    return Bert(embedding, stack, MaskedHead(vocabulary, width, norm, activation))

@@ -19,7 +19,7 @@ SPHERE = "rms(affine=False)"
 
 def transformer_stack(
     depth, width, heads, variant="pre", norm="layer", activation="gelu", dropout=0.0, expansion=4, causal=False,
-    branches="AM", rotary=False, merge=None, **options,
+    branches="AM", rotary=False, merge=None, bias=True, theta=10000, key_value_heads=None, head_width=None, **options,
 ) -> Stack:  # fmt: skip
     """The layers of a model, with the last norm where their words need one; the weights are still torch's own.
 
@@ -35,10 +35,11 @@ def transformer_stack(
         for layer in range(1, depth + 1)
     ]
     inside = chosen.inside(norm)
+    grouped = {"key_value_heads": key_value_heads, "head_width": head_width, "bias": bias}
     built: dict[str, Any] = {
-        "A": attention(heads, causal=causal, dropout=dropout, rotary=rotary, **inside.get("A", {})),
-        "X": cross_attention(heads, dropout=dropout, **inside.get("X", {})),
-        "M": mlp(expansion, activation, dropout, **inside.get("M", {})),
+        "A": attention(heads, causal, dropout, rotary=rotary, theta=theta, **grouped | inside.get("A", {})),
+        "X": cross_attention(heads, dropout=dropout, **grouped | inside.get("X", {})),
+        "M": mlp(expansion, activation, dropout, **{"bias": bias is True} | inside.get("M", {})),
     }
     blocks = []
     for layer in known:
@@ -83,7 +84,10 @@ def positions_of(tokens: Tensor, position: nn.Embedding, start: int = 0) -> Tens
 class TransformerLM(nn.Module):
     """Embed tokens and positions, run the stack, predict the next token; see `transformer_lm`."""
 
-    def __init__(self, vocabulary: int, context: int, stack: Stack, dropout: float, learned: bool, normalised: bool = False):
+    def __init__(
+        self, vocabulary: int, context: int, stack: Stack, dropout: float, learned: bool, normalised: bool = False,
+        tie: bool = False,
+    ):  # fmt: skip
         super().__init__()
         width = stack.out_width
         self.context = context
@@ -92,11 +96,14 @@ class TransformerLM(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.stack = stack
         self.head = nn.Linear(width, vocabulary, bias=False)
-        # the sum of token and position has RMS 1, and so have the logits of a normalised stream
-        nn.init.normal_(self.token.weight, std=0.5**0.5 if learned else 1.0)
-        if learned:
-            nn.init.normal_(self.position.weight, std=0.5**0.5)
-        nn.init.normal_(self.head.weight, std=width**-0.5)
+        # Logits of a normalised stream have RMS 1, and so has the sum of token and position unless the head is the embedding.
+        scale = width**-0.5 if tie else 0.5**0.5 if learned else 1.0
+        for part in (self.token, self.position) if learned else (self.token,):
+            nn.init.normal_(part.weight, std=scale)
+        if tie:
+            self.head.weight = self.token.weight
+        else:
+            nn.init.normal_(self.head.weight, std=width**-0.5)
         self.logit_scale = LearnedScale(vocabulary, width) if normalised else None
         init.project(self.unit_weights())
 
@@ -133,6 +140,11 @@ def transformer_lm(
     expansion=4,
     positions="learned",
     initialisation=None,
+    tie=False,
+    bias=True,
+    theta=10000,
+    key_value_heads=None,
+    head_width=None,
     **options,
 ) -> TransformerLM:
     r"""Build a causal language model of `depth` layers, attention then MLP: $p(t_{i+1} \mid t_1, \dots, t_i)$.
@@ -140,17 +152,28 @@ def transformer_lm(
     `variant`: a generic one of the catalog (`nFa` becomes `nAa nMa`), one with a stream (whose blocks are then the
     branches, `nA` and `nM`), or a word of A and M; `options` are the variant's.
     `dropout` acts on the embedding, on the attention's weights, inside the MLP and on every branch before its merge.
-    `positions`: "learned" embeddings that are added to the tokens', or "rotary", which turns queries and keys.
+    `positions`: "learned" embeddings that are added to the tokens', or "rotary", which turns queries and keys, with the
+    base `theta`. `bias`, `key_value_heads` and `head_width` are those of `SelfAttention`; the MLP has biases where `bias` is
+    True. With `tie` the head is the tokens' embedding, a second time.
     `initialisation`: a rule of `resnorm.init`, by default the variant's own, else "xavier".
     With a `Cache`, `model(tokens, cache)` takes the tokens that follow those of the passes before; `generate` does so.
     `norm`: by default "layer". The variant `ngpt_weights` has its own, "rms(affine=False)", and takes no other. There all
     vectors of embeddings and head have length 1 as well, the sum of token and position is brought to the sphere, and with
     one learned $s_t$ a token, from 1 on, a logit is $s_t \cos \angle(h, e_t)$ for the token's vector $e_t$ in the head.
-    GPT-2 is `transformer_lm(vocabulary=50257, context=1024, depth=12, width=768, heads=12, activation="gelu_tanh")`, and
-    `load_weights` takes its weights.
+    `load_weights` takes Hugging Face's weights. GPT-2, and a decoder like Llama's (TinyLlama):
+
+    ```python
+    transformer_lm(vocabulary=50257, context=1024, depth=12, width=768, heads=12, activation="gelu_tanh", tie=True)
+    transformer_lm(
+        vocabulary=32000, context=2048, depth=22, width=2048, heads=32, key_value_heads=4, expansion=5632 / 2048,
+        norm="rms(eps=1e-5)", activation="swiglu", positions="rotary", bias=False,
+    )
+    ```
+
     Shapes: input (batch, tokens) of int64, output (batch, tokens, vocabulary), the logits.
     Raises `ValueError` for an unknown option, a variant with another branch, a norm that is not the variant's, or more
-    tokens than the context. Citation: vaswani2017attention, su2024roformer, loshchilov2024ngpt.
+    tokens than the context. Citation: vaswani2017attention, radford2019language,
+    touvron2023llama, su2024roformer, loshchilov2024ngpt.
     """
     if positions not in ("learned", "rotary"):
         raise ValueError(f"transformer_lm: positions={positions!r}; allowed: 'learned', 'rotary'")
@@ -159,8 +182,8 @@ def transformer_lm(
         norm = SPHERE if normalised else "layer"
     stack = transformer_stack(
         depth, width, heads, variant, norm, activation, dropout, expansion, causal=True, rotary=positions == "rotary",
-        **options,
+        bias=bias, theta=theta, key_value_heads=key_value_heads, head_width=head_width, **options,
     )  # fmt: skip
-    model = TransformerLM(vocabulary, context, stack, dropout, positions == "learned", normalised)
+    model = TransformerLM(vocabulary, context, stack, dropout, positions == "learned", normalised, tie)
     initialise_transformer(stack, depth, variant, initialisation)
     return model

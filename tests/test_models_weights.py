@@ -116,7 +116,7 @@ def test_old_files_without_counters_load():
     [
         (lambda: resnet(depth=18), lambda: torchvision.models.resnet18(num_classes=10), "'fc.weight' has shape .10, 512.*1000"),
         (lambda: resnet(depth=34), lambda: torchvision.models.resnet50(), r"'layer1.0.conv1.weight' has shape \(64, 64, 1, 1\)"),
-        (lambda: resnet(depth=18, classes=4), lambda: nn.Sequential(torchvision.models.resnet18().conv1), "have 1 tensors"),
+        (lambda: resnet(depth=18, classes=4), lambda: nn.Sequential(torchvision.models.resnet18().conv1), "the 1 tensors, '0.weight'"),
     ],
 )
 def test_weights_of_another_network_are_named_and_nothing_is_loaded(model, state, message):

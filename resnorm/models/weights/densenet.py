@@ -1,0 +1,43 @@
+"""DenseNets of torchvision."""
+
+from torch import Tensor
+
+from resnorm.models.densenet import LAYERS, DenseNet
+from resnorm.models.weights.family import Family, blocks
+from resnorm.models.weights.resnet import image
+
+# Dense blocks and transitions take turns in our stack; theirs are counted from 1.
+TABLE = {
+    "features.conv0": "stem.0",
+    "features.norm0": "stem.1",
+    "features.denseblock{block}.denselayer{layer}.norm1": "stack.blocks.{dense}.blocks.{place}.n1",
+    "features.denseblock{block}.denselayer{layer}.conv1": "stack.blocks.{dense}.blocks.{place}.C1",
+    "features.denseblock{block}.denselayer{layer}.norm2": "stack.blocks.{dense}.blocks.{place}.n2",
+    "features.denseblock{block}.denselayer{layer}.conv2": "stack.blocks.{dense}.blocks.{place}.C2",
+    "features.transition{block}.norm": "stack.blocks.{transition}.n1",
+    "features.transition{block}.conv": "stack.blocks.{transition}.C1.0",
+    "features.norm5": "stack.blocks.6.last",
+    "classifier": "head",
+}
+
+
+def place(fields: dict[str, int], names) -> dict[str, int]:
+    block = fields["block"]
+    return {"dense": 2 * block - 2, "transition": 2 * block - 1, "place": fields.get("layer", 1) - 1}
+
+
+def call(tensors: dict[str, Tensor]) -> str:
+    counts = blocks(tensors, r"features\.denseblock(\d+)\.denselayer(\d+)\.")
+    depth = next((depth for depth, layers in LAYERS.items() if layers == counts), None)
+    if depth is None:
+        return f"a DenseNet with blocks of {counts} layers, which densenet does not build"
+    classes = f", classes={len(tensors['classifier.weight'])}" if "classifier.weight" in tensors else ""
+    return f"densenet(depth={depth}{classes})"
+
+
+FAMILIES = (
+    Family(
+        name="torchvision's DenseNet", ours=DenseNet, signature=("features.conv0.weight", "features.denseblock1.denselayer1.norm1.weight"),
+        table=TABLE, place=place, call=call, inputs=image,
+    ),
+)  # fmt: skip

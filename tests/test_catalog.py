@@ -14,7 +14,7 @@ from torch import nn
 
 from resnorm import catalog, init
 from resnorm.branches import conv3x3, mlp
-from resnorm.catalog import VARIANTS, transformer_word, transformer_words, variant
+from resnorm.catalog import VARIANTS, residual_branches, transformer_word, transformer_words, variant
 from resnorm.streams import Plain
 from resnorm.words import BRANCHES, Tied
 
@@ -279,6 +279,19 @@ def test_generic_words_become_transformer_layers():
     for word in ("CnrCa", "nAa nXa nMa"):
         with pytest.raises(ValueError, match="a Transformer layer needs a word of F"):
             transformer_word(word)
+
+
+@pytest.mark.parametrize(
+    ("word", "count"),
+    [
+        ("F", 1), ("nFa", 1), ("Fanan", 1), ("n|Fa", 1), ("nF", 1), ("CnrCnar", 1), ("nr|CnrCa", 1), ("nrCnrCc", 1), ("FaFa", 2),
+        ("nAa nMa", 2), ("A M", 2), ("Aan Mabn", 2), ("Anln Mnln", 2), ("nAa nXa nMa", 3), ("nMha nAa nMha", 3), ("A|Ma", 1),
+        ("n[A,M]a", 2), ("[nA,nM]a", 2), ("n[A,X,M]sa", 3), ("[nAs,nAs]a [nMs,nMs]a", 4), ("C[nA,nM]an", 2), ("n[A,M]", 2),
+        ("[Fa,nF]a", 2), ("[n,F]a", 1), ("[CnrCn,Cn,n]ar", 2),
+    ],
+)  # fmt: skip
+def test_residual_branches_are_counted_in_the_word(word, count):
+    assert residual_branches(word) == count
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from torch import nn
 
 from resnorm import init
 from resnorm.branches import Cache, Convolution, SelfAttention
-from resnorm.catalog import VARIANTS
-from resnorm.letters import DropPath, LayerScale
-from resnorm.models import MODELS, bert, build, cifar_resnet, mlp_stack, resnet, transformer_lm, vit
+from resnorm.catalog import VARIANTS, Variant
+from resnorm.letters import Add, DropPath, LayerScale, add
+from resnorm.models import MODELS, bert, build, cifar_resnet, mlp_stack, resnet, seq2seq, transformer_lm, vit
 from resnorm.norms import RMSNorm
 from resnorm.words import Block
 
@@ -327,6 +327,28 @@ def test_models_tell_the_variant_how_many_residual_branches_there_are(model, cou
         return next(tensor for role, tensor in init.roles(block) if role == "output").std().item()
 
     assert spread(deep) / spread(shallow) == pytest.approx(16 ** (-1 / 4), rel=0.15)
+
+
+MACARON = Variant(
+    "macaron", "Macaron", "nMha nAa nMha", "Half an MLP on both sides of the attention.", "gulati2020conformer",
+    options={"depth": 12, "block": 12}, settings=lambda depth, block: {"a": add(skip=depth, gain=block)}, init="magneto",
+    tags=("transformer",),
+)  # fmt: skip
+
+
+def test_the_number_of_residual_branches_is_the_word_s(monkeypatch):
+    monkeypatch.setitem(VARIANTS, "macaron", MACARON)
+    used = []
+    monkeypatch.setattr(init, "magneto", lambda module, depth: used.append(depth))
+    monkeypatch.setitem(init.RULES, "magneto", init.magneto)
+    for build_model in (partial(transformer_lm, vocabulary=5), partial(bert, vocabulary=5, heads=4),
+                        partial(vit, size=8, patch=4, classes=3, heads=4)):  # fmt: skip
+        blocks = build_model(depth=4, width=16, variant="macaron").stack.blocks
+        merges = [[part for part in block.modules() if isinstance(part, Add)] for block in blocks]
+        assert [{(part.skip, part.gain) for part in own} for own in merges] == [{(12, 3 * layer)} for layer in (1, 2, 3, 4)]
+    seq2seq(vocabulary=5, depth=4, width=16, heads=4, variant="pre", initialisation="magneto")
+    transformer_lm(vocabulary=5, depth=4, width=16, variant="dual", initialisation="magneto")
+    assert used == [12, 12, 12, 8, 12, 8]
 
 
 def test_mlp_stack_starts_with_a_stream_of_unit_rms():

@@ -75,6 +75,6 @@ def bert(
     Raises `ValueError` for more tokens than the context, and as `transformer_lm`. Citation: devlin2019bert.
     """
     stack = transformer_stack(depth, width, heads, variant, norm, activation, dropout, expansion, **options)
-    initialise_transformer(stack, depth, variant, initialisation)
+    initialise_transformer(stack, variant, initialisation)
     embedding = Embedding(vocabulary, context, segments, width, norm, dropout)
     return Bert(embedding, stack, MaskedHead(vocabulary, width, norm, activation))

@@ -49,7 +49,10 @@ def mlp_stack(
     chosen = catalog.variant(variant)
     if depth < 1:
         raise ValueError(f"mlp_stack: depth={depth}; it needs at least one block")
-    known = [chosen.complete(options, depth=depth, dim=-1, block=block, layer=block) for block in range(1, depth + 1)]
+    count = catalog.residual_branches(chosen.spell(**options))
+    known = [
+        chosen.complete(options, depth=count * depth, dim=-1, block=count * block, layer=block) for block in range(1, depth + 1)
+    ]
     word = chosen.spell(**known[0])
     if set(word) & set(BRANCHES) != {"F"}:
         raise ValueError(f"mlp_stack takes a generic variant, with the branch F; {variant!r} is {word!r}")
@@ -58,5 +61,5 @@ def mlp_stack(
     ]
     stack = Stack(blocks, chosen.carry(width, depth, norm, **options), last=norm)
     model = MLPStack(inputs, stack, classes)
-    init.initialise(model.stack, initialisation or chosen.init or "he", depth, model.head)
+    init.initialise(model.stack, initialisation or chosen.init or "he", count * depth, model.head)
     return model

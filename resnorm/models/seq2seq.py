@@ -83,8 +83,8 @@ def seq2seq(
 
     `variant`: a generic one of the catalog, which spells both: `Fan` becomes `Aan Man` in the encoder and `Aan Xan Man`
     in the decoder, whose X attends to the encoder's output. `positions`: "learned" or "sinusoidal"; the other settings
-    are those of `transformer_lm`, and where they depend on the number of branches, that is 2 a layer in the encoder and
-    3 in the decoder. The defaults have the size of the base model of the first Transformer.
+    are those of `transformer_lm`, and where they depend on the number of residual branches, that is what their words hold:
+    for most variants 2 a layer in the encoder and 3 in the decoder. The defaults have the size of the base model of the first Transformer.
     Call it as `model(source, before)`: PADDING (0) in the source is never attended to; `before` is the target moved right
     by one, START (1) first.
     Shapes: source (batch, source tokens) and before (batch, target tokens) of int64, output (batch, target tokens,
@@ -102,6 +102,6 @@ def seq2seq(
     if (initialisation or catalog.variant(variant).init) == "deepnorm":
         init.deepnorm(encoder, beta)
     else:
-        initialise_transformer(encoder, depth, variant, initialisation)
-    initialise_transformer(decoder, depth, variant, initialisation, branches=3)
+        initialise_transformer(encoder, variant, initialisation)
+    initialise_transformer(decoder, variant, initialisation)
     return Seq2Seq(vocabulary, context, encoder, decoder, dropout, positions == "learned")

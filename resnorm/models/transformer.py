@@ -29,7 +29,7 @@ def transformer_stack(
     chosen = catalog.variant(variant)
     if chosen.normalised and norm != SPHERE:
         raise ValueError(f"norm={norm!r} leaves the sphere of {variant!r}; take norm={SPHERE!r}")
-    count = len(branches)
+    count = catalog.residual_branches(catalog.transformer_word(chosen.spell(**options), branches))
     known = [
         chosen.complete(options, depth=count * depth, dim=-1, block=count * layer, layer=layer)
         for layer in range(1, depth + 1)
@@ -45,10 +45,10 @@ def transformer_stack(
     for layer in known:
         letters = chosen.settings_for(n=norm, **({} if merge is None else {"a": merge}), **layer)
         words = catalog.transformer_words(chosen, branches, **layer)
-        if words != [chosen.spell(**layer)]:  # one setting for each occurrence, and F was written out as every branch
+        if "F" in chosen.spell(**layer):  # one setting for each occurrence, and F was written out as every branch
+            copies = len(branches) // len(words)
             letters = {
-                letter: setting * (count // len(words)) if isinstance(setting, list) else setting
-                for letter, setting in letters.items()
+                letter: setting * copies if isinstance(setting, list) else setting for letter, setting in letters.items()
             }
         for word in words:
             own = letters | {branch: built[branch] for branch in branches if branch in word}
@@ -61,11 +61,12 @@ def transformer_stack(
     return Stack(blocks, chosen.carry(width, len(blocks), norm, **options), last=norm, each_pass=each_pass)
 
 
-def initialise_transformer(stack: Stack, depth: int, variant: str, initialisation: str | None = None, branches: int = 2) -> None:
-    """Draw the weights of `depth` layers of `branches` branches by a rule of `resnorm.init`: the one named, the variant's
-    own, or "xavier".
+def initialise_transformer(stack: Stack, variant: str, initialisation: str | None = None) -> None:
+    """Draw the weights by a rule of `resnorm.init`, the one named, the variant's own, or "xavier"; where the rule depends on
+    the depth, it is given the number of residual branches in the words of the stack.
     """
-    init.initialise(stack, initialisation or catalog.variant(variant).init or "xavier", branches * depth)
+    depth = sum(catalog.residual_branches(block.word) for block in stack.blocks)
+    init.initialise(stack, initialisation or catalog.variant(variant).init or "xavier", depth)
 
 
 def check_context(tokens: int, context: int) -> None:
@@ -185,5 +186,5 @@ def transformer_lm(
         bias=bias, theta=theta, key_value_heads=key_value_heads, head_width=head_width, **options,
     )  # fmt: skip
     model = TransformerLM(vocabulary, context, stack, dropout, positions == "learned", normalised, tie)
-    initialise_transformer(stack, depth, variant, initialisation)
+    initialise_transformer(stack, variant, initialisation)
     return model

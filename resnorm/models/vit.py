@@ -49,5 +49,5 @@ def vit(
     if size % patch:
         raise ValueError(f"vit: patches of {patch} pixels do not tile an image of {size}; use a patch that divides {size}")
     stack = transformer_stack(depth, width, heads, variant, norm, activation, dropout, expansion, **options)
-    initialise_transformer(stack, depth, variant, initialisation)
+    initialise_transformer(stack, variant, initialisation)
     return VisionTransformer(inputs, size, patch, classes, stack, dropout)

@@ -282,6 +282,30 @@ def test_generic_words_become_transformer_layers():
 
 
 @pytest.mark.parametrize(
+    ("word", "decoder"),
+    [
+        ("n[A,M]a", "n[A,X,M]a"),
+        ("[nA,nM]a", "[nA,nX,nM]a"),
+        ("[nMs,nAs]an", "[nMs,nAs,nXs]an"),
+        ("[nA,nA]a [nM,nM]a", "[nA,nA]a [nX,nX]a [nM,nM]a"),
+        ("nAa n[A,M]a", "nAa nXa n[A,X,M]a"),
+        ("n[A,X,M]a", "n[A,X,M]a"),
+        ("[nF,nF]a", "[nA,nA]a [nX,nX]a [nM,nM]a"),
+    ],
+)
+def test_cross_attention_stands_beside_attention(word, decoder):
+    assert transformer_word(word, "AXM") == decoder
+    if "X" not in word and "F" not in word:
+        assert transformer_word(word) == word
+
+
+@pytest.mark.parametrize("word", ["n[AM,M]a", "A[n,M]a", "n[A[A,M],M]a"])
+def test_brackets_without_a_place_for_cross_attention_are_refused(word):
+    with pytest.raises(ValueError, match="no place for the cross-attention of a decoder.*such|as in 'n.A,X,M.a'"):
+        transformer_word(word, "AXM")
+
+
+@pytest.mark.parametrize(
     ("word", "count"),
     [
         ("F", 1), ("nFa", 1), ("Fanan", 1), ("n|Fa", 1), ("nF", 1), ("CnrCnar", 1), ("nr|CnrCa", 1), ("nrCnrCc", 1), ("FaFa", 2),

@@ -13,7 +13,7 @@ from resnorm import init
 from resnorm.branches import Cache, Convolution, SelfAttention
 from resnorm.catalog import VARIANTS, Variant
 from resnorm.letters import Add, DropPath, LayerScale, add
-from resnorm.models import MODELS, bert, build, cifar_resnet, mlp_stack, resnet, seq2seq, transformer_lm, vit
+from resnorm.models import MODELS, bert, build, cifar_resnet, generate, mlp_stack, resnet, seq2seq, transformer_lm, vit
 from resnorm.norms import RMSNorm
 from resnorm.words import Block
 
@@ -22,12 +22,18 @@ GENERIC = [name for name, one in VARIANTS.items() if "generic" in one.tags]
 CONVOLUTIONAL = [name for name, one in VARIANTS.items() if "image" in one.tags and name != "densenet"]
 STREAMS = [name for name, one in VARIANTS.items() if "stream" in one.tags]
 LAYERS = [name for name, one in VARIANTS.items() if "transformer" in one.tags and "X" not in one.spell()]
+TRANSFORMERS = [name for name in GENERIC + LAYERS + STREAMS if name != "fixup"]  # fixup is for ReLU alone
+SPHERE = {"ngpt_weights": dict(norm="rms(affine=False)")}
 BUILDS = (
     [("mlp_stack", name, dict(depth=3, width=16)) for name in GENERIC + STREAMS]
     + [("cifar_resnet", name, dict(depth=8, width=8)) for name in GENERIC]
     + [("cifar_resnet", name, dict(depth=3 * VARIANTS[name].word.count("C") + 2, width=8)) for name in CONVOLUTIONAL]
-    + [("vit", name, dict(depth=2, width=16, heads=4, patch=4)) for name in ("pre", "dual", "sub_ln")]
-    + [("transformer_lm", name, dict(depth=2, width=16)) for name in GENERIC + LAYERS + STREAMS if name != "fixup"]
+    + [
+        (model, name, dict(depth=2, width=16, heads=4, dropout=dropout, **options, **SPHERE.get(name, {})))
+        for model, options in (("transformer_lm", {}), ("bert", {}), ("vit", dict(patch=4)))
+        for name in TRANSFORMERS
+        for dropout in ((0.0, 0.1) if model == "transformer_lm" else (0.1,))
+    ]
 )
 
 
@@ -36,25 +42,75 @@ def parameters(model):
 
 
 def example(name):
-    if name == "transformer_lm":
+    if name in ("transformer_lm", "bert"):
         return torch.randint(11, (4, 6)), (4, 6, 11)
     return torch.randn(4, 1, 8, 8), (4, 10)
+
+
+def layers_of_its_own(variant):
+    """Whether a stack has a block for every branch of a layer, as those of most streams have."""
+    return variant in STREAMS and variant != "denseformer"
 
 
 @pytest.mark.parametrize(("name", "variant", "options"), BUILDS)
 def test_every_variant_trains_a_step_of_every_model_that_takes_it(name, variant, options):
     torch.manual_seed(0)
-    model = build(name, SEQUENCES if name == "transformer_lm" else IMAGES, variant=variant, **options)
+    model = build(name, SEQUENCES if name in ("transformer_lm", "bert") else IMAGES, variant=variant, **options)
     x, shape = example(name)
     y = model(x)
     assert y.shape == shape
     y.square().mean().backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), f"{key} has no finite gradient"
-    branches = 2 if name in ("transformer_lm", "vit") and variant in STREAMS and variant != "denseformer" else 1
+    branches = 2 if "heads" in options and layers_of_its_own(variant) else 1
     assert len(model.stack.blocks) == (branches * options["depth"] if name != "cifar_resnet" else 3)
     copied = pickle.loads(pickle.dumps(copy.deepcopy(model.eval())))
     assert torch.equal(copied(x), model(x))
+
+
+@pytest.mark.parametrize("variant", TRANSFORMERS)
+def test_dropout_follows_every_branch_and_is_still_in_eval(variant):
+    torch.manual_seed(0)
+    with_dropout, without = (
+        transformer_lm(vocabulary=11, context=6, depth=1, width=16, variant=variant, dropout=dropout) for dropout in (0.5, 0.0)
+    )
+    words = [block.word for block in with_dropout.stack.blocks]
+    assert [word.replace("Ad", "A").replace("Md", "M") for word in words] == [block.word for block in without.stack.blocks]
+    every = " ".join(words)
+    assert every.count("d") == every.count("Ad") + every.count("Md") == every.count("A") + every.count("M")
+    assert not {part.p for part in with_dropout.stack.modules() if isinstance(part, nn.Dropout)} - {0.5}
+    tokens = torch.randint(11, (2, 6))
+    assert not torch.equal(with_dropout(tokens), with_dropout(tokens))
+    assert torch.equal(with_dropout.eval()(tokens), with_dropout(tokens))
+
+
+@pytest.mark.parametrize("variant", TRANSFORMERS)
+def test_a_cache_gives_the_logits_and_the_text_of_full_passes(variant):
+    torch.manual_seed(0)
+    model = transformer_lm(vocabulary=11, context=9, depth=2, width=16, variant=variant).eval()
+    tokens, cache = torch.randint(11, (2, 9)), Cache()
+    steps = [model(part, cache) for part in tokens.split([3, 1, 5], 1)]
+    torch.testing.assert_close(torch.cat(steps, 1), model(tokens), rtol=1e-4, atol=1e-5)
+    written = generate(model, tokens[:, :4], 5, temperature=0)
+    for end in range(4, 9):
+        with torch.no_grad():
+            assert torch.equal(model(written[:, :end])[:, -1].argmax(-1), written[:, end])
+
+
+@pytest.mark.parametrize("variant", TRANSFORMERS)
+def test_a_masked_token_is_not_attended_to_and_the_others_are(variant):
+    torch.manual_seed(0)
+    model = bert(vocabulary=11, context=8, depth=2, width=16, heads=4, **{"variant": variant, **SPHERE.get(variant, {})}).eval()
+    if variant in ("rezero", "skipinit", "layerscale"):  # whose branches start at 0, or close to it
+        with torch.no_grad():
+            for name, parameter in model.stack.named_parameters():
+                if name.endswith("gain"):
+                    parameter.fill_(1.0)
+    tokens = torch.randint(11, (2, 6))
+    changed, mask = tokens.clone(), torch.tensor([1, 1, 1, 1, 1, 0]).expand(2, 6)
+    changed[:, 5] = (tokens[:, 5] + 1) % 11
+    torch.testing.assert_close(model(changed, mask=mask)[:, :5], model(tokens, mask=mask)[:, :5], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(model(changed)[:, 0], model(tokens)[:, 0], atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 PUBLIC = {
-    "norms": ["convert_norm", "norm"],
+    "norms": ["check_conversion", "convert_norm", "norm"],
     "letters": ["Scalar", "add", "concat", "drop_path", "dropout", "layer_scale", "lerp"],
     "words": ["Block", "Tied", "draw", "equation", "parse"],
     "streams": ["Attend", "Dense", "Depth", "Dual", "Hyper", "Jump", "Plain", "Stack", "Stream", "Sum"],

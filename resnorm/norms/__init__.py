@@ -33,6 +33,7 @@ Others stand in a norm's place, so that the same word can be built with them:
 `group(groups=1)` (over C, H and W together), and `layer` on a channels-last tensor, which is `layer2d` by another route.
 """
 
+from resnorm.norms.checking import check_conversion
 from resnorm.norms.convert import convert_norm
 from resnorm.norms.functional import adaptive_instance_norm, weight_norm, weight_standardisation
 from resnorm.norms.modules import (
@@ -57,6 +58,7 @@ from resnorm.norms.settings import call_factory, call_form
 __all__ = [
     "norm",
     "convert_norm",
+    "check_conversion",
     "BatchNorm",
     "NoisyBatchNorm",
     "LayerNorm",

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resnorm.norms.settings import number, switch, whole
+
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
     r"""Normalise each channel over the batch and every spatial position.
@@ -16,19 +18,26 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     $$\mu_c = \operatorname{mean}_{n,h,w} x_{nchw}, \qquad y = \gamma_c (x - \mu_c) / \sqrt{\sigma_c^2 + \varepsilon} + \beta_c$$
 
     In training the statistics are those of the batch, and running averages are kept; in eval the running averages are used,
-    so that a sample's output no longer depends on its neighbours.
+    so that a sample's output no longer depends on its neighbours. `momentum` is the share of a new batch in the average; with
+    `track_running_stats=False` nothing is kept, and eval too takes the statistics of its batch.
 
     Shapes: input and output (batch, channels, ...), or (batch, ..., features) with `dim=-1`.
     Raises `ValueError` in training for a batch of one sample, whose statistics would say nothing about a batch.
     Citation: ioffe2015batch.
     """
 
-    def __init__(self, width: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True, dim: int = 1):
-        if dim not in (1, -1):
+    def __init__(
+        self, width: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True, dim: int = 1, track_running_stats: bool = True
+    ):
+        if dim not in (1, -1) or isinstance(dim, bool):
             raise ValueError(f"batch norm: dim={dim!r}; the channel axis is 1 (images) or -1 (tokens)")
         if momentum is None:
             raise ValueError("batch norm: momentum=None (a cumulative average) breaks torch.compile; give a number in (0, 1]")
-        super().__init__(width, eps=eps, momentum=momentum, affine=affine)
+        super().__init__(
+            whole("batch norm", "width", width), number("batch norm", "eps", eps),
+            number("batch norm", "momentum", momentum, above=0, most=1), switch("batch norm", "affine", affine),
+            switch("batch norm", "track_running_stats", track_running_stats),
+        )  # fmt: skip
         self.dim = dim
 
     def _check_input_dim(self, x: Tensor) -> None:
@@ -63,10 +72,8 @@ class NoisyBatchNorm(BatchNorm):
     """
 
     def __init__(self, width: int, noise: float = 1.0, **options):
-        if not noise >= 0:
-            raise ValueError(f"noisy batch norm: noise={noise!r}; it multiplies deviations: give 0 (none) or more")
         super().__init__(width, **options)
-        self.noise = noise
+        self.noise = number("noisy batch norm", "noise", noise, why="it multiplies deviations: ")
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
@@ -94,7 +101,9 @@ class LayerNorm(nn.LayerNorm):
     """
 
     def __init__(self, width: int, eps: float = 1e-5, affine: bool = True):
-        super().__init__(width, eps=eps, elementwise_affine=affine)
+        super().__init__(
+            whole("layer norm", "width", width), number("layer norm", "eps", eps), switch("layer norm", "affine", affine)
+        )
 
 
 class LayerNorm2d(LayerNorm):
@@ -120,17 +129,24 @@ class GroupNorm(nn.GroupNorm):
 
     `groups=1` averages over the whole sample, `groups=width` is instance norm. The default is 8: the paper's 32 does not
     divide the 16 channels of a CIFAR ResNet.
-    Shapes: input and output (batch, channels, ...). Raises `ValueError` where `groups` does not divide the width.
+    Shapes: input and output (batch, channels, ...). Raises `ValueError` where `groups` does not divide the width, and where
+    a group is a single value, in training and in eval.
     Citation: wu2018group.
     """
 
     def __init__(self, width: int, groups: int = 8, eps: float = 1e-5, affine: bool = True):
-        if groups < 1 or width % groups:
+        width = whole("group norm", "width", width)
+        if whole("group norm", "groups", groups) > width or width % groups:
             divisors = [g for g in range(1, width + 1) if width % g == 0]
             raise ValueError(f"group norm: groups={groups} does not divide width={width}; allowed: {divisors}")
-        super().__init__(groups, width, eps=eps, affine=affine)
+        super().__init__(groups, width, number("group norm", "eps", eps), switch("group norm", "affine", affine))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() > 1 and self.num_channels == self.num_groups and math.prod(x.shape[2:]) == 1:
+            raise ValueError(
+                f"group norm: groups={self.num_groups} of width={self.num_channels} leave one value a group in an input of shape "
+                f"{tuple(x.shape)}: every output would be the bias. Take fewer groups, or 'layer' for features."
+            )
         return _in_layout(super().forward, x, self.num_groups)
 
 
@@ -146,7 +162,8 @@ class InstanceNorm(nn.GroupNorm):
     """
 
     def __init__(self, width: int, eps: float = 1e-5, affine: bool = True):
-        super().__init__(width, width, eps=eps, affine=affine)
+        width = whole("instance norm", "width", width)
+        super().__init__(width, width, number("instance norm", "eps", eps), switch("instance norm", "affine", affine))
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() < 3 or math.prod(x.shape[2:]) == 1:
@@ -191,7 +208,9 @@ class RMSNorm(nn.RMSNorm):
     """
 
     def __init__(self, width: int, eps: float = 1e-6, affine: bool = True):
-        super().__init__(width, eps=eps, elementwise_affine=affine)
+        super().__init__(
+            whole("rms norm", "width", width), number("rms norm", "eps", eps), switch("rms norm", "affine", affine)
+        )
 
 
 class RMSNorm2d(RMSNorm):
@@ -220,10 +239,12 @@ class DynamicTanh(nn.Module):
     axis = -1
 
     def __init__(self, width: int, alpha: float = 0.5, affine: bool = True):
-        if not alpha > 0:
-            raise ValueError(f"dynamic tanh: alpha={alpha!r}; at 0 it returns nothing of its input: give a number above 0")
+        kind = "dynamic tanh" if type(self).squash is DynamicTanh.squash else "dynamic erf"
+        alpha = number(kind, "alpha", alpha, above=0, why="at 0 it returns nothing of its input: ")
+        width = whole(kind, "width", width)
+        affine = switch(kind, "affine", affine)
         super().__init__()
-        self.alpha = nn.Parameter(torch.tensor(float(alpha)))
+        self.alpha = nn.Parameter(torch.tensor(alpha))
         self.weight = nn.Parameter(torch.ones(width)) if affine else None
         self.bias = nn.Parameter(torch.zeros(width)) if affine else None
 
@@ -232,11 +253,10 @@ class DynamicTanh(nn.Module):
         return torch.tanh(self.alpha * x)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.squash(x)
-        if self.weight is None:
-            return y
-        shape = (-1,) if self.axis == -1 else (-1,) + (1,) * (x.dim() - 2)
-        return (self.weight.view(shape) * y + self.bias.view(shape)).to(y.dtype)
+        y, shape = self.squash(x), (-1,) if self.axis == -1 else (-1,) + (1,) * (x.dim() - 2)
+        if self.weight is not None:
+            y = (self.weight.view(shape) * y).to(y.dtype)
+        return y if self.bias is None else (y + self.bias.view(shape)).to(y.dtype)
 
 
 class DynamicTanh2d(DynamicTanh):
@@ -276,8 +296,9 @@ class SeeDNorm(nn.Module):
     """
 
     def __init__(self, width: int, eps: float = 1e-6, affine: bool = True):
+        width, affine = whole("seed norm", "width", width), switch("seed norm", "affine", affine)
         super().__init__()
-        self.eps = eps
+        self.eps = number("seed norm", "eps", eps)
         self.alpha = nn.Parameter(torch.ones(width)) if affine else None
         self.beta = nn.Parameter(torch.zeros(width)) if affine else None
         self.weight = nn.Parameter(torch.ones(width)) if affine else None
@@ -304,7 +325,18 @@ class ScalarBias(nn.Module):
 
 
 class NoNorm(nn.Identity):
-    r"""Return the input: $y = x$, for the same word without its normaliser. Shapes: any."""
+    r"""Return the input: $y = x$, for the same word without its normaliser.
 
-    def __init__(self, width: int):
+    With `copy` it is a copy of the input, as every other norm's output is one: an activation that works in place, in code
+    that is not ours, then leaves the input as it was. Shapes: any.
+    """
+
+    def __init__(self, width: int, copy: bool = False):
         super().__init__()
+        self.copy = switch("no norm", "copy", copy)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone() if self.copy else x
+
+    def extra_repr(self) -> str:
+        return "copy=True" if self.copy else ""

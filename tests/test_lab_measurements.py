@@ -34,3 +34,14 @@ def test_the_plan_names_them_and_images_are_needed(trained):
     model, _, _ = trained
     with pytest.raises(ValueError, match="holds sequences; this measurement takes images"):
         MEASUREMENTS["lesions"](model, data.load("number_words", limit=50), None)
+
+
+def test_what_is_scored_together_is_no_more_than_a_step_holds(trained):
+    model, digits, _ = trained
+    rows = []
+    hook = model.register_forward_pre_hook(lambda module, given: rows.append(len(given[0])))
+    recipe = dict(epochs=1, batch_size=48, accumulate=2, lr=0.01)
+    experiment = lab.Experiment(dict(name="digits"), dict(name="cifar_resnet", depth=8), recipe)
+    MEASUREMENTS["lesions"](model, digits, experiment)
+    hook.remove()
+    assert max(rows) == 24

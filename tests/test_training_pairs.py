@@ -148,7 +148,6 @@ def test_the_loop_takes_the_steps_of_a_loop_written_out():
     source, targets = data.test
     scores, logits = Scores(CPU), expected(source, before_of(targets)).detach()
     scores.add(cross_entropy(logits, targets), logits, targets)
-    scores.examples = 30
     for name, value in scores.metrics("pairs").items():
         assert run.metrics[f"test_{name}"] == pytest.approx(value, rel=1e-3)
     assert set(scores.metrics("pairs")) == {"loss", "accuracy", "exact"}

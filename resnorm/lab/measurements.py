@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from resnorm import probes
 from resnorm.data import DataSet
 from resnorm.lab.translation import samples, translation
-from resnorm.training.batches import Batches
+from resnorm.training import Recipe
+from resnorm.training.batches import Batches, rows_at_once
 
 # Each takes the trained model in eval mode, its data and the experiment, leaves the model as it was and returns tidy rows.
 MEASUREMENTS: dict[str, Callable[[nn.Module, DataSet, Any], list[dict[str, Any]]]] = {
@@ -17,14 +18,28 @@ MEASUREMENTS: dict[str, Callable[[nn.Module, DataSet, Any], list[dict[str, Any]]
     "affine_maps": lambda model, data, experiment: probes.affine_maps(model),
     "contrast": lambda model, data, experiment: probes.contrast(model, *_test_pixels(model, data, 2000)),
     "covariate_shift": lambda model, data, experiment: _covariate_shift(model, data, experiment.recipe["lr"]),
-    "landscape": lambda model, data, experiment: probes.landscape(model, *_validation(model, data, 400)),
-    "layers": lambda model, data, experiment: probes.lesions(model, *_validation(model, data, 100, "sequences"), swaps=0),
-    "lesions": lambda model, data, experiment: probes.lesions(model, *_validation(model, data, 1000)),
+    "landscape": lambda model, data, experiment: probes.landscape(
+        model, *_validation(model, data, 400), batch=_at_once(experiment)
+    ),
+    "layers": lambda model, data, experiment: probes.lesions(
+        model, *_validation(model, data, 100, "sequences"), swaps=0, batch=_at_once(experiment)
+    ),
+    "lesions": lambda model, data, experiment: probes.lesions(
+        model, *_validation(model, data, 1000), batch=_at_once(experiment)
+    ),
     "mixing": lambda model, data, experiment: probes.mixing(model, _validation(model, data, 64, "sequences")[0]),
     "reads": lambda model, data, experiment: probes.reads(model),
     "samples": lambda model, data, experiment: samples(model, _check(data, "pairs")),
-    "translation": lambda model, data, experiment: translation(model, _check(data, "pairs")),
+    "translation": lambda model, data, experiment: translation(model, _check(data, "pairs"), _at_once(experiment, 128)),
 }
+
+
+def _at_once(experiment: Any, most: int = 100) -> int:
+    """How many examples are scored at the same time: no more than a training step holds.
+
+    Measurements that are defined by their batch (statistics of batch norms, a step's change) keep the size that they have.
+    """
+    return most if experiment is None else min(most, rows_at_once(Recipe(**experiment.recipe)))
 
 
 def _validation(model: nn.Module, data: DataSet, count: int, kind: str = "images") -> tuple[Tensor, Tensor]:

@@ -14,14 +14,16 @@ BATCH = 128
 SAMPLES = 8
 
 
-def translation(model: nn.Module, data: DataSet) -> list[dict[str, Any]]:
+def translation(model: nn.Module, data: DataSet, batch: int = BATCH) -> list[dict[str, Any]]:
     """Score the translations of a whole split, one row a split and beam; an empty split has none.
+
+    `batch`: how many sentences are searched at the same time.
 
     Columns: split, beam, the columns of `scores`.
     Raises DataError where the package sacrebleu is missing.
     """
     return [
-        dict(split=split, beam=beam) | scores(translated(model, data, split, beam), _sentences(data, split)[1])
+        dict(split=split, beam=beam) | scores(translated(model, data, split, beam, batch=batch), _sentences(data, split)[1])
         for split, beam in SEARCHES
         if len(getattr(data, split)[0])
     ]
@@ -33,12 +35,14 @@ def samples(model: nn.Module, data: DataSet) -> list[dict[str, str]]:
     return [dict(source=source, reference=reference, translation=found) for source, reference, found in rows]
 
 
-def translated(model: nn.Module, data: DataSet, split: str, beam: int = 1, count: int | None = None) -> list[str]:
+def translated(
+    model: nn.Module, data: DataSet, split: str, beam: int = 1, count: int | None = None, batch: int = BATCH
+) -> list[str]:
     """The translations of a split's first `count` sources (None: of all), in the order of its rows."""
     inputs, device = getattr(data, split)[0][:count], next(model.parameters()).device
     lengths, found = (inputs != PADDING).sum(1), {}
     # Sentences of like length end together and need little padding; the longest come first, so that memory fails at once.
-    for part in lengths.argsort(descending=True, stable=True).split(BATCH):
+    for part in lengths.argsort(descending=True, stable=True).split(batch):
         source = inputs[part, : lengths[part].max()].to(device)
         found |= zip(part.tolist(), map(data.decode, translate(model, source, beam=beam).cpu()), strict=True)
     return [found[row] for row in range(len(inputs))]

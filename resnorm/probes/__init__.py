@@ -1,13 +1,14 @@
 """What is measured on a real model: block by block in one pass, and on a trained network."""
 
 from resnorm.probes.affine import affine_maps
-from resnorm.probes.blocks import blocks_of, measure, skip_share
+from resnorm.probes.blocks import blocks_of, measure, measure_in_parts, skip_share
 from resnorm.probes.contrast import contrast
 from resnorm.probes.covariate_shift import covariate_shift, gradient_steps
 from resnorm.probes.landscape import landscape, landscape_plane
 from resnorm.probes.lesions import lesions
 from resnorm.probes.rank import rank_residual
 from resnorm.probes.reads import reads
+from resnorm.probes.scores import evaluating
 from resnorm.probes.stored import stored_bytes
 from resnorm.probes.streams import activations, mixing
 
@@ -17,11 +18,13 @@ __all__ = [
     "blocks_of",
     "contrast",
     "covariate_shift",
+    "evaluating",
     "gradient_steps",
     "landscape",
     "landscape_plane",
     "lesions",
     "measure",
+    "measure_in_parts",
     "mixing",
     "rank_residual",
     "reads",

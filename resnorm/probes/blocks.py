@@ -7,7 +7,7 @@ state of the random generators. So the same call serves at initialisation and in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,33 +45,69 @@ def measure(
     Which stream that is where one crosses the blocks, `watching` says.
     Raises `ValueError` where the model shows no blocks.
     """
+    return measure_in_parts(model, [(x, loss, inputs)], part=part)
+
+
+def measure_in_parts(
+    model: nn.Module, parts: Iterable[tuple[Tensor, Callable[[Any], Tensor], dict[str, Any]]], *, part: nn.Module | None = None
+) -> list[dict[str, float | None]]:
+    r"""What `measure` reads, from a batch that is worked off in parts, one after the other, in the memory of one.
+
+    `parts`: of each its input, its loss and further arguments of the model; the loss of the batch is their sum. The rows are
+    those of the whole batch where no example depends on another one; a batch norm in training takes each part's statistics.
+    Raises `ValueError` where the model shows no blocks.
+    """
     part = model if part is None else part
     blocks = blocks_of(part)
+    sums = [_Sums() for _ in range(len(blocks) + 1)]
     of_block = [[p for p in block.parameters() if p.requires_grad] for block in blocks]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    devices = [x.device] if x.device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices), torch.enable_grad(), watching(part) as streams_seen:
-            value = loss(model(x if not x.is_floating_point() else x.detach().requires_grad_(), **inputs))
-            streams = streams_seen()
-            wanted = streams + [p for parameters in of_block for p in parameters]
-            gradients = list(torch.autograd.grad(value, wanted, allow_unused=True))
-    finally:
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
-    of_stream, of_parameters = gradients[: len(streams)], iter(gradients[len(streams) :])
-    rows: list[dict[str, float | None]] = []
-    for block, (stream, gradient) in enumerate(zip(streams, of_stream, strict=True)):
-        parameters = [next(of_parameters) for _ in of_block[block - 1]] if block else []
-        rows.append({
-            "block": block,
-            "forward_rms": _finite(stream.detach().float().square().mean().sqrt()),
-            "gradient_norm": _norm([gradient]),
-            "parameter_gradient": _norm(parameters) if block else None,
-            "skip_share": skip_share(streams[block - 1].detach(), stream.detach()) if block else None,
-        })
-    return rows
+    for x, loss, inputs in parts:
+        devices = [x.device] if x.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices), torch.enable_grad(), watching(part) as streams_seen:
+                value = loss(model(x if not x.is_floating_point() else x.detach().requires_grad_(), **inputs))
+                streams = streams_seen()
+                wanted = streams + [p for parameters in of_block for p in parameters]
+                gradients = list(torch.autograd.grad(value, wanted, allow_unused=True))
+        finally:
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+        of_stream, of_parameters = gradients[: len(streams)], iter(gradients[len(streams) :])
+        for block, (stream, gradient) in enumerate(zip(streams, of_stream, strict=True)):
+            parameters = [next(of_parameters) for _ in of_block[block - 1]] if block else []
+            sums[block].add(stream.detach(), gradient, parameters, streams[block - 1].detach() if block else None)
+        # Before the next part, which would otherwise need its memory beside this one's.
+        del value, streams, wanted, gradients, of_stream, of_parameters, stream, gradient, parameters
+    return [{"block": block, **row.read(first=not block)} for block, row in enumerate(sums) if row.values]
+
+
+class _Sums:
+    """What the rows of one block are made of, over the parts of a batch."""
+
+    def __init__(self) -> None:
+        self.squares = self.values = self.gradient = self.angle = self.samples = 0.0
+        self.parameters: list[Tensor | None] = []
+
+    def add(self, stream: Tensor, gradient: Tensor | None, parameters: list[Tensor | None], before: Tensor | None) -> None:
+        self.squares += stream.float().square().mean().item() * stream.numel()
+        self.values += stream.numel()
+        self.gradient += _squares([gradient])
+        # Gradients of parameters add up over the parts, those of the streams lie side by side.
+        pairs = zip(self.parameters, parameters, strict=True) if self.parameters else ((None, new) for new in parameters)
+        self.parameters = [new if old is None else old if new is None else old + new for old, new in pairs]
+        if before is not None and before.shape == stream.shape:
+            self.angle += _mean_angle(before, stream) * len(stream)
+            self.samples += len(stream)
+
+    def read(self, first: bool) -> dict[str, float | None]:
+        return {
+            "forward_rms": _finite(math.sqrt(self.squares / self.values)),
+            "gradient_norm": _finite(math.sqrt(self.gradient)),
+            "parameter_gradient": None if first else _finite(math.sqrt(_squares(self.parameters))),
+            "skip_share": _cotangent(self.angle / self.samples) if self.samples else None,
+        }
 
 
 @contextmanager
@@ -113,14 +149,20 @@ def skip_share(x: Tensor, y: Tensor) -> float | None:
     """
     if x.shape != y.shape:
         return None
-    x, y = x.double().flatten(1), y.double().flatten(1)
-    cosine = nn.functional.cosine_similarity(x, y, dim=1).clamp(-1, 1)
-    angle = torch.arccos(cosine).mean().item()
-    return _finite(1.0 / math.tan(angle)) if angle > 1e-7 else None
+    return _cotangent(_mean_angle(x, y))
 
 
-def _norm(gradients: list[Tensor | None]) -> float | None:
-    return _finite(math.sqrt(sum(g.double().square().sum().item() for g in gradients if g is not None)))
+def _mean_angle(x: Tensor, y: Tensor) -> float:
+    cosine = nn.functional.cosine_similarity(x.double().flatten(1), y.double().flatten(1), dim=1).clamp(-1, 1)
+    return torch.arccos(cosine).mean().item()
+
+
+def _cotangent(angle: float) -> float | None:
+    return None if angle <= 1e-7 else _finite(1.0 / math.tan(angle))
+
+
+def _squares(gradients: list[Tensor | None]) -> float:
+    return sum(g.double().square().sum().item() for g in gradients if g is not None)
 
 
 def _finite(value: Tensor | float) -> float | None:

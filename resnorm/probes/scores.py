@@ -41,8 +41,10 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             yield
     finally:
+        # By `train`, which a module may have given more to do, from the outside in: it takes the modules inside along.
         for module, training in modes:
-            module.training = training
+            if module.training != training:
+                module.train(training)
 
 
 @contextmanager

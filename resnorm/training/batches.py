@@ -66,12 +66,15 @@ class Batches:
     taken off. Every image lies there twice, as it is and mirrored, with its border: a batch is then one indexing of
     windows, and nothing else. ``bytes`` says what that takes.
 
+    ``dtype`` is the type in which images reach the model.
+
     A split that would fill more than half of a GPU's free memory stays in the host's, and its batches are sent one by
     one: a warning says so.
     """
 
     def __init__(self, data: DataSet, split: str, device: torch.device, augment: str = "none",
-                 channels_last: bool = False, batch_tokens: int | None = None) -> None:
+                 channels_last: bool = False, batch_tokens: int | None = None,
+                 dtype: torch.dtype = torch.float32) -> None:
         inputs, targets = getattr(data, split)
         self.device = device
         self.images = data.kind == "images"
@@ -84,7 +87,7 @@ class Batches:
                 self.cut = _cut(self.lengths[:, by_length(self.lengths)], batch_tokens)
         if self.images:
             mean = torch.tensor(data.mean) * 255
-            self.mean, self.scale = mean.to(device), 1 / (torch.tensor(data.std) * 255).to(device)
+            self.mean, self.scale = mean.to(device, dtype), 1 / (torch.tensor(data.std) * 255).to(device, dtype)
             # Channels stand last in memory, so that one index takes whole pixels.
             inputs = inputs.permute(0, 2, 3, 1)
             self.size = inputs.shape[1:3]
@@ -178,6 +181,16 @@ class Batches:
             return inputs
         images = (inputs - self.mean).mul_(self.scale).permute(0, 3, 1, 2)
         return images.contiguous(memory_format=self.format)
+
+
+def rows_at_once(recipe: Recipe, processes: int = 1) -> int:
+    """How many examples of a step a process holds at the same time: its share of a batch, or of one of the batch's parts."""
+    return -(-recipe.batch_size // (processes * recipe.accumulate))
+
+
+def tokens_at_once(recipe: Recipe, processes: int = 1) -> int | None:
+    """The same in tokens, where batches are counted in tokens; else None."""
+    return recipe.batch_tokens and max(1, recipe.batch_tokens // (processes * recipe.accumulate))
 
 
 def first_inputs(data: DataSet, recipe: Recipe, seed: int) -> tuple[Tensor, ...]:

@@ -56,7 +56,8 @@ class Processes:
             raise ValueError(
                 f"recipe: batch_size={batch_size} cannot be shared by {self.count} processes: take a multiple of {self.count}"
             )
-        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+        if any(norm.training or norm.running_mean is None for norm in norms):
             raise ValueError(
                 f"the model has a batch norm, which in {self.count} processes would take the statistics of a share of each "
                 "batch: train it in one process, or take a norm without statistics over the batch, such as norm='group'"

@@ -2,8 +2,10 @@
 
 import os
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from math import isfinite
 from time import perf_counter
 
@@ -12,7 +14,8 @@ from torch import Tensor, nn
 
 from resnorm import init, probes
 from resnorm.data import DataSet
-from resnorm.training.batches import Batches, lengths_of
+from resnorm.data.dataset import NOT_SCORED
+from resnorm.training.batches import Batches, lengths_of, rows_at_once, tokens_at_once
 from resnorm.training.checkpoint import Checkpoint, identity
 from resnorm.training.distributed import Processes
 from resnorm.training.graph import CapturedStep
@@ -24,7 +27,6 @@ from resnorm.training.schedules import learning_rates
 from resnorm.training.scores import Scores, cross_entropy, scored_in, spike_share
 
 LOG_EVERY = 50
-EVALUATION_BATCH = 512
 PROBE_BATCH = 64
 # Small batches are cut out several at a time, as many as a core's cache holds: what a fetch costs is a call's overhead.
 FETCH_BYTES = 2**18
@@ -72,6 +74,12 @@ def fit(
 ) -> Run:
     """Train the model in place and return what was measured; the model is left on the device, in eval mode.
 
+    Parts that the caller has put in eval mode stay in it, such as batch norms whose statistics are to stay as they are.
+    A model that is in eval mode as a whole, as one that was just loaded, is put in training mode, but for its frozen batch
+    norms: those whose gain and bias do not require a gradient.
+    Evaluations, and probes, hold no more examples at the same time than a training step does, and come after the epoch's
+    checkpoint. A batch without a scored target (-100) has a loss and a gradient of 0, and counts in no mean.
+
     Images reach the model as float (batch, channels, height, width) and it returns logits (batch, classes); tokens as
     int64 (batch, context) and it returns (batch, context, vocabulary). For pairs it is called as ``model(source, before)``,
     with int64 (batch, source tokens) and (batch, target tokens), see `resnorm.training.batches`, and returns (batch,
@@ -88,16 +96,18 @@ def fit(
     at the weights of one process up to the order of additions; dropout draws other masks. The model starts with the first
     process's weights, and that process alone writes the checkpoint, which all of them must be able to read.
 
-    Raises ValueError where the recipe does not fit the data, the checkpoint belongs to another run, processes cannot share
-    a batch or the model has a batch norm, whose statistics would be those of a share, or a CUDA graph is asked for on
-    another device, in fp16, whose scaler waits for the GPU, for pairs, whose batches differ in shape, or for several
-    processes.
+    Raises ValueError where the recipe does not fit the data, a split has rows but no scored target, the checkpoint belongs
+    to another run, processes cannot share a batch or the model has a batch norm that is not frozen, whose statistics
+    would be those of a share, or a CUDA graph is asked for on another device, in fp16, whose scaler waits for the GPU, for
+    pairs, whose batches differ in shape, or for several processes.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     processes, device = Processes.join(device)
     if isinstance(checkpoint, (str, os.PathLike)):
         checkpoint = Checkpoint(checkpoint)
+    _check_targets(data)
     _check_batches(recipe, data)
+    _into_training(model)
     processes.check(model, None if recipe.batch_tokens else recipe.batch_size)
     if cuda_graph not in (True, False, "auto"):
         raise ValueError(f"cuda_graph={cuda_graph!r}, but it must be true, false or 'auto'")
@@ -134,6 +144,32 @@ def _no_graph(data: DataSet, precision: str, device: torch.device, processes: Pr
     if device.type != "cuda" or precision == "fp16":
         return f"cuda_graph=True on {device} in {precision}: it needs a GPU, and bf16 or fp32; leave it out"
     return None
+
+
+def _into_training(model: nn.Module) -> None:
+    """Leave a model in training mode as it is, frozen parts and all; wake one that is in eval mode as a whole.
+
+    Whoever has loaded or trained a model is handed it in eval mode, which says nothing of its parts: there a norm with
+    running statistics is taken as frozen where its own parameters are.
+    """
+    if model.training:
+        return
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase) and not module.training]
+    model.train()
+    for norm in norms:
+        own = list(norm.parameters())
+        if own and not any(parameter.requires_grad for parameter in own):
+            norm.eval()
+
+
+def _check_targets(data: DataSet) -> None:
+    for split in ("train", "validation", "test"):
+        targets = getattr(data, split)[1]
+        if len(targets) and not scored_in(targets):
+            raise ValueError(
+                f"the {split} split of {data.name!r} has {len(targets)} rows and not one scored target: all are "
+                f"{NOT_SCORED}. Give it targets" + ("" if split == "train" else ", or leave the split empty")
+            )
 
 
 def _check_batches(recipe: Recipe, data: DataSet) -> None:
@@ -176,6 +212,8 @@ class _Loop:
         # Training batches have the same shape, those of pairs excepted, and code for one shape is the faster.
         self.forward = torch.compile(model, dynamic=data.kind == "pairs") if recipe.compile else model
         self.autocast = autocast(self.precision, device) if self.precision != "fp32" else nullcontext()
+        of_model = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        self.dtype = of_model if self.precision == "fp32" else torch.float32
         self.train = self._batches("train")
         self.evaluated: dict[str, Batches] = {}
         cut = self.train.cut
@@ -192,6 +230,8 @@ class _Loop:
         self.fetch = max(1, FETCH_BYTES // batch_bytes) * recipe.batch_size
         self.run = Run(device=_device_name(device, processes.count), precision=self.precision)
         self.step = self.items = 0
+        # Whether an epoch is over whose evaluation is still to come.
+        self.unevaluated = False
         self.order = None
         self.recent, self.of_epoch = Scores(device), Scores(device)
         # The norm of every step's gradient, and where the next one goes: on the device, which nobody waits for.
@@ -207,24 +247,26 @@ class _Loop:
             torch.cuda.reset_peak_memory_stats(self.device)
         self._restore()
         self.started = perf_counter() - self.run.wall_seconds
-        self.model.train()
         # In a notebook that is only executed, a bar would become part of the page.
         shown = self.progress and self.processes.rank == 0 and (sys.stderr.isatty() or "google.colab" in sys.modules)
         with tqdm(total=self.steps, initial=self.step, unit="step", disable=not shown) as bar:
             while self.run.status == "running":
-                self._one_step()
-                bar.update()
-                if self.step % LOG_EVERY == 0 or self._ends_epoch():
-                    self._log()
-                if self._ends_epoch() and self.run.status == "running":
+                if not self.unevaluated:
+                    self._one_step()
+                    bar.update()
+                    self.unevaluated = self._ends_epoch()
+                    if self.step % LOG_EVERY == 0 or self.unevaluated:
+                        self._log()
+                    # Before the evaluation: if that fails, for want of memory or by a bug, no epoch of training is lost.
+                    if self.checkpoint and self.run.status == "running" and self.checkpoint.due(self.step, self.steps_per_epoch):
+                        self._save()
+                if self.unevaluated and self.run.status == "running":
                     self._end_epoch()
                     bar.set_postfix({name: f"{value:.3f}" for name, value in self.run.metrics.items()})
                 if self.run.status != "running":
                     self._summarise()
-                if self.checkpoint and (
-                    self.run.status != "running" or self.checkpoint.due(self.step, self.steps_per_epoch)
-                ):
-                    self._save()
+                    if self.checkpoint:
+                        self._save()
         self.model.eval()
         return self.run
 
@@ -247,7 +289,6 @@ class _Loop:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self._train_on(*self._batch(part))
-        self.recent.examples += part.stop - part.start
         self.items += self.train.items(self.order, part)
         self.step += 1
 
@@ -334,10 +375,11 @@ class _Loop:
             self._evaluate("test")
         if last and self.run.status == "running":
             self.run.status = "finished"
+        self.unevaluated = False
 
     def _observe(self, split: str, scores: Scores) -> dict[str, float]:
         values = scores.metrics(self.data.kind)
-        if not isfinite(values["loss"]):
+        if not isfinite(values.get("loss", 0.0)):
             self.run.status = "diverged"
             return {}
         place = dict(step=self.step, epoch=self.step / self.steps_per_epoch, split=split)
@@ -347,28 +389,35 @@ class _Loop:
     def _evaluate(self, split: str) -> None:
         if not len(getattr(self.data, split)[0]):
             return
-        with self._aside(), torch.no_grad():
-            self.model.eval()
+        with self._aside(), probes.evaluating(self.model):
             if split not in self.evaluated:
                 self.evaluated[split] = self._batches(split)
             batches, scores = self.evaluated[split], Scores(self.device)
-            for part in batches.parts(EVALUATION_BATCH)[self.processes.rank :: self.processes.count]:
+            # No more at once than a training step has: what could be trained can be evaluated.
+            rows = rows_at_once(self.recipe, self.processes.count)
+            for part in batches.parts(rows)[self.processes.rank :: self.processes.count]:
                 inputs, targets = batches.plain(part)
                 with self.autocast:
                     logits = self.model(*inputs)
                 scores.add(cross_entropy(logits, targets), logits, targets)
             self.processes.sum_(scores.sums)
-            scores.examples = len(batches)
             self.run.metrics |= _named(split, self._observe(split, scores))
-            self.model.train()
 
     def _probe(self) -> None:
         with self._aside():
-            (x, *before), targets = self.train.plain(slice(0, PROBE_BATCH))
             place = dict(step=self.step, epoch=self.step / self.steps_per_epoch)
-            inputs = dict(zip(("before",), before, strict=False))  # pairs alone have a second input
-            rows = probes.measure(self.model, x, lambda logits: cross_entropy(logits, targets), **inputs)
-            self.run.probes += [place | row for row in rows]
+            self.run.probes += [place | row for row in probes.measure_in_parts(self.model, self._probed())]
+
+    def _probed(self) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor], dict[str, Tensor]]]:
+        """The first examples of the training split, no more at once than a step has: inputs, loss and second inputs."""
+        scored = scored_in(self.data.train[1][:PROBE_BATCH]).to(self.device)
+        rows, tokens = rows_at_once(self.recipe), tokens_at_once(self.recipe)
+        if tokens is not None:
+            rows = max(1, tokens // int(self.train.lengths[:, :PROBE_BATCH].amax(1).sum()))
+        for start in range(0, min(PROBE_BATCH, len(self.train)), rows):
+            (x, *before), targets = self.train.plain(slice(start, min(start + rows, PROBE_BATCH)))
+            # Pairs alone have a second input.
+            yield x, partial(cross_entropy, targets=targets, scored=scored), dict(zip(("before",), before, strict=False))
 
     def _summarise(self) -> None:
         run, kind = self.run, self.data.kind
@@ -390,8 +439,10 @@ class _Loop:
         self.seconds_aside += perf_counter() - start
 
     def _batches(self, split: str) -> Batches:
-        augment = self.recipe.augment if split == "train" else "none"
-        return Batches(self.data, split, self.device, augment, self.channels_last, self.recipe.batch_tokens)
+        recipe, train = self.recipe, split == "train"
+        tokens = recipe.batch_tokens if train else tokens_at_once(recipe, self.processes.count)
+        augment = recipe.augment if train else "none"
+        return Batches(self.data, split, self.device, augment, self.channels_last, tokens, self.dtype)
 
     def _identity(self) -> dict:
         return identity(self.model, self.data, self.recipe, self.seed, self.device, self.precision) | dict(
@@ -405,7 +456,7 @@ class _Loop:
             own = dict(
                 random=torch.get_rng_state(),
                 random_cuda=torch.cuda.get_rng_state(self.device) if cuda else None,
-                recent=self.recent.state(),
+                recent=self.recent.sums,
             )
             state = dict(
                 identity=self._identity(),
@@ -415,7 +466,8 @@ class _Loop:
                 optimizer=self.optimizer.state_dict(),
                 scaler=self.scaler.state_dict(),
                 of_processes=self.processes.gathered(own),
-                of_epoch=self.of_epoch.state(),
+                of_epoch=self.of_epoch.sums,
+                unevaluated=self.unevaluated,
                 norms=self.norms,
                 norm_at=self.norm_at,
                 norms_logged=self.norms_logged,
@@ -441,8 +493,9 @@ class _Loop:
         torch.set_rng_state(own["random"].cpu())
         if own["random_cuda"] is not None:
             torch.cuda.set_rng_state(own["random_cuda"].cpu(), self.device)
-        self.recent.restore(own["recent"])
-        self.of_epoch.restore(state["of_epoch"])
+        self.recent.sums.copy_(own["recent"])
+        self.of_epoch.sums.copy_(state["of_epoch"])
+        self.unevaluated = state["unevaluated"]
         self.norms.copy_(state["norms"])
         self.norm_at.copy_(state["norm_at"])
         self.norms_logged = state["norms_logged"]

@@ -13,18 +13,20 @@ SPIKE_WINDOW, SPIKE_DEVIATIONS = 100, 7.0
 def cross_entropy(
     logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, scored: Tensor | None = None
 ) -> Tensor:
-    """Mean cross-entropy in nats over the scored targets; -100 is not scored.
+    """Mean cross-entropy in nats over the scored targets; -100 is not scored, and where none is, the loss is 0.
 
     With ``scored`` the sum over the scored targets is divided by that instead: parts of a batch, each with the number of
-    the whole batch, add up to the batch's mean.
+    the whole batch, add up to the batch's mean. A loss of no target has a gradient of 0 everywhere.
     Shapes: logits (batch, classes) with targets (batch,), or (batch, context, vocabulary) with (batch, context) -> ().
     """
-    # In float32 whatever the model computed in: a sum of exponentials does not survive 8 bits.
+    # In float32 where the model computes in less: a sum of exponentials does not survive 8 bits.
+    logits = logits if logits.dtype == torch.float64 else logits.float()
     loss = functional.cross_entropy(
-        logits.flatten(0, -2).float(), targets.flatten(), ignore_index=NOT_SCORED, label_smoothing=label_smoothing,
+        logits.flatten(0, -2), targets.flatten(), ignore_index=NOT_SCORED, label_smoothing=label_smoothing,
         reduction="mean" if scored is None else "sum",
     )  # fmt: skip
-    return loss if scored is None else loss / scored
+    # A mean of nothing is 0 / 0, and would end the run as a divergence.
+    return loss.masked_fill(scored_in(targets) == 0, 0) if scored is None else loss / scored.clamp_min(1)
 
 
 def scored_in(targets: Tensor) -> Tensor:
@@ -53,16 +55,12 @@ def spike_share(norms: Tensor) -> float:
 
 
 class Scores:
-    """Sums over examples that stay on the device until `metrics` is called, which waits for it once.
-
-    ``examples`` is counted by the caller, who knows it without asking the device.
-    """
+    """Sums over examples that stay on the device until `metrics` is called, which waits for it once."""
 
     def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(4, dtype=torch.float64, device=device)
-        # Views, so that adding in place fills the sums: loss x scored, right, scored, wholly right.
-        self.loss, self.right, self.scored, self.whole = self.sums.unbind()
-        self.examples = 0
+        self.sums = torch.zeros(5, dtype=torch.float64, device=device)
+        # Views, so that adding in place fills the sums: loss x scored, right, scored; rows wholly right, rows with a target.
+        self.loss, self.right, self.scored, self.whole, self.rows = self.sums.unbind()
 
     def add(self, loss: Tensor, logits: Tensor, targets: Tensor, of: Tensor | None = None) -> None:
         """Count one batch: its mean loss and its logits, both without a gradient.
@@ -71,36 +69,30 @@ class Scores:
         """
         right = logits.argmax(-1) == targets  # never where nothing is scored: no class has the number -100
         self.right.add_(right.sum())
-        if targets.dim() == 1:
-            self.loss.add_(loss, alpha=len(targets)) if of is None else self.loss.add_(loss * of)
-            return
-        unscored = targets == NOT_SCORED
-        self.whole.add_((right | unscored).all(1).sum())
-        scored = targets.numel() - unscored.sum()
-        self.loss.add_(loss * (scored if of is None else of))
+        is_scored = targets != NOT_SCORED
+        scored = is_scored.sum()
         self.scored.add_(scored)
+        self.loss.add_(loss.double() * (scored if of is None else of))
+        if targets.dim() > 1:
+            rows = is_scored.any(1)
+            self.rows.add_(rows.sum())
+            self.whole.add_(((right | ~is_scored).all(1) & rows).sum())
 
     def take(self, other: "Scores") -> None:
         """Add what ``other`` has gathered, and empty it."""
         self.sums += other.sums
-        self.examples += other.examples
         other.clear()
 
     def clear(self) -> None:
         self.sums.zero_()
-        self.examples = 0
-
-    def state(self) -> dict:
-        return dict(sums=self.sums, examples=self.examples)
-
-    def restore(self, state: dict) -> None:
-        self.sums.copy_(state["sums"])
-        self.examples = state["examples"]
 
     def metrics(self, kind: str) -> dict[str, float]:
-        """loss in nats and accuracy per scored target; for tokens also exact, the share of rows right throughout."""
-        loss, right, scored, whole = self.sums.tolist()
-        examples = max(self.examples, 1)
-        scored = max(scored, 1) if kind != "images" else examples
+        """loss in nats and accuracy per scored target; for tokens also exact, the share of rows right throughout.
+
+        A row without a scored target belongs to none of them; where no target at all was scored there is nothing to say.
+        """
+        loss, right, scored, whole, rows = self.sums.tolist()
+        if not scored:
+            return {}
         values = dict(loss=loss / scored, accuracy=right / scored)
-        return values | (dict(exact=whole / examples) if kind != "images" else {})
+        return values | (dict(exact=whole / rows) if kind != "images" else {})

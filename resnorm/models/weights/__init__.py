@@ -29,11 +29,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnorm.models.weights import bert, check, densenet, gpt2, resnet, vit
+from resnorm.models.weights import bert, check, decoder, densenet, resnet, vit
 from resnorm.models.weights.family import Family, our_names
 from resnorm.models.weights.source import Source, log, read
 
-FAMILIES = (*resnet.FAMILIES, *densenet.FAMILIES, *vit.FAMILIES, *gpt2.FAMILIES, *bert.FAMILIES)
+FAMILIES = (*resnet.FAMILIES, *densenet.FAMILIES, *vit.FAMILIES, *decoder.FAMILIES, *bert.FAMILIES)
 HEADS = ("load", "skip")
 
 
@@ -81,7 +81,7 @@ def load_weights(
             model.load_state_dict(one.tensors, strict=False)
             return model
     family, source = _family(model, source)
-    advice = f"; these are the weights of {family.call(source.tensors)}"
+    advice = f"; these are the weights of {family.call_for(source)}"
     loaded = _matched(family, model, source, own, head, advice)
     for reason in family.differences(model, source):
         raise ValueError(f"{reason}: the two would not compute the same{advice}")
@@ -101,7 +101,7 @@ def _family(model: nn.Module, source: Source) -> tuple[Family, Source]:
             return family, named
     for family, named in known:
         raise ValueError(
-            f"these are weights of {family.name}, and this model is {type(model).__name__}; build {family.call(named.tensors)}"
+            f"these are weights of {family.name}, and this model is {type(model).__name__}; build {family.call_for(named)}"
         )
     names = [family.name for family in FAMILIES if type(model) is family.ours]
     first = ", ".join(map(repr, list(source.tensors)[:3]))
@@ -119,7 +119,7 @@ def _matched(
     slots = {name: path for name, path in short.items() if head == "load" or not name.startswith(family.head)}
     tensors = dict(family.prepare(source, model) if family.prepare else source.tensors)
     wanted = dict(_places_of(family, tensors, short))
-    for copy, original in family.tied.items():
+    for copy, original in (family.tied(source) if callable(family.tied) else family.tied).items():
         if original not in tensors:
             continue
         if copy not in tensors:

@@ -54,7 +54,7 @@ def outputs(ours: nn.Module, theirs: nn.Module, loaded: dict[str, Tensor], input
             ]
         try:
             tensors = {name: value.to(ours.state_dict()[name]) for name, value in loaded.items()}
-            mine = torch.func.functional_call(ours, tensors, inputs)
+            mine = torch.func.functional_call(ours, tensors, inputs, tie_weights=False)
             its = theirs(*(one.to(_kind(theirs)) if one.is_floating_point() else one for one in inputs))
             its = getattr(its, "logits", its)
         finally:

@@ -21,10 +21,12 @@ class Family:
     `name`: whose weights, as an error says it. `ours`: the class of our network. `signature`: names that every file of the
     family has, and that no other family of the same class has. `table`: from the names of their modules, or of single
     tensors, to those of ours; see the package's docstring for how it is written.
-    `call(tensors)`: the call that builds our network for these tensors, as text for an error.
+    `call(tensors)`: the call that builds our network for these tensors, as text for an error; with `configured` it is
+    `call(tensors, config)`.
     `inputs(model)`: arguments on which both networks can be run.
     `ignored`: regular expressions of tensors that do not change the function. `tied`: from a tensor that is a copy to its
-    original; a copy that is not in the file is taken from the original, and one that is there must be equal.
+    original, or a function of the source that gives this; a copy that is not in the file is taken from the original, and one
+    that is there and has no place of its own must be equal.
     `base`: a prefix that files of the network without its head lack. `head`: the prefix of the head in our names.
     `place(fields, names)`: the numbers that our templates use, from those in their name; by default `index`, which counts
     the blocks through. `prepare(source, model)`: the tensors in another form, where a table cannot say it.
@@ -36,10 +38,11 @@ class Family:
     ours: type[nn.Module]
     signature: tuple[str, ...]
     table: Mapping[str, str]
-    call: Callable[[dict[str, Tensor]], str]
+    call: Callable[..., str]
     inputs: Callable[[Any], tuple[Tensor, ...]]
+    configured: bool = False
     ignored: tuple[str, ...] = ()
-    tied: Mapping[str, str] = field(default_factory=dict)
+    tied: Mapping[str, str] | Callable[[Source], Mapping[str, str]] = field(default_factory=dict)
     base: str = ""
     head: str = "head."
     place: Callable[[dict[str, int], Iterable[str]], dict[str, int]] | None = None
@@ -57,6 +60,10 @@ class Family:
                 if all(name in based.tensors for name in self.signature):
                     return based
         return None
+
+    def call_for(self, source: Source) -> str:
+        """The call that builds our network for these weights."""
+        return self.call(source.tensors, source.config) if self.configured else self.call(source.tensors)
 
     @cached_property
     def rows(self) -> list[tuple[re.Pattern, str]]:

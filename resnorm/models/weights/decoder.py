@@ -273,6 +273,7 @@ FAMILIES = (
         name="Hugging Face's Llama, Mistral, Qwen2 or Qwen3", ours=TransformerLM,
         signature=("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.norm.weight"),
         base="model.", table=LLAMA, place=layers.place, call=llama_call, configured=True, inputs=tokens, tied=_llama_tied,
-        ignored=(FREQUENCIES,), prepare=_in_pairs, differences=llama_differences, unchecked=lambda model, source: LLAMA_CONFIGURATION.silent,
+        ignored=(FREQUENCIES,), prepare=_in_pairs, differences=llama_differences,
+        unchecked=lambda model, source: LLAMA_CONFIGURATION.silent,
     ),
 )  # fmt: skip

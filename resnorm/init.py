@@ -6,6 +6,7 @@ writes into the stream), `kernel` (a convolution) and `bias`. The weights of a m
 of the role's own matrix, also where several roles share one tensor.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from resnorm.branches import Convolution
 from resnorm.letters import Add
 from resnorm.streams import Stack
-from resnorm.words import BRANCHES, MERGES, Block, parse
+from resnorm.words import BRANCHES, Block, residual_paths
 
 WEIGHTS = ("query", "key", "value", "hidden", "output", "kernel", "shortcut", "gate")
 
@@ -155,16 +156,19 @@ def fixup(module: nn.Module, depth: int) -> None:
         )
     he(module)
     for block in module.modules():
-        if not (isinstance(block, Block) and set(block.word) & set(MERGES)):
+        if not isinstance(block, Block):
             continue
-        for sub_block in parse(block.word):
-            branches = [
-                block.get_submodule(f"{position}_{letter}") for position, letter in sub_block if letter in BRANCHES
-            ]
-            *others, last = [weight for branch in branches for role, weight in roles(branch) if role != "bias"]
+        shrunk: set[Tensor] = set()
+        for path in residual_paths(block.word):
+            branches = [block.get_submodule(letter.name) for letter in path if letter.symbol in BRANCHES]
+            weights = [weight for branch in branches for role, weight in roles(branch) if role != "bias"]
+            if not weights:
+                continue
+            *others, last = weights
             last.zero_()
-            for weight in others:
+            for weight in set(others) - shrunk:  # paths side by side may share their beginning
                 weight.mul_(depth ** (-1 / (2 * len(others))))
+            shrunk |= set(others)
 
 
 @torch.no_grad()
@@ -192,17 +196,10 @@ def zero_last_gain(module: nn.Module) -> None:
 
 
 def _last_norms(word: str) -> Iterator[str]:
-    """The names of the modules that are the last norm of a branch."""
-    last, in_branch = None, False
-    for position, letter in enumerate(word):
-        if letter in BRANCHES:
-            last, in_branch = None, True
-        elif letter == "n" and in_branch:
-            last = f"{position}_n"
-        elif letter in MERGES or letter in "| ":
-            if letter in MERGES and last:
-                yield last
-            last, in_branch = None, False
+    """The names of the modules that are the last norm of a branch, the one that no other branch follows."""
+    for path in residual_paths(word):
+        behind = itertools.takewhile(lambda letter: letter.symbol not in BRANCHES, reversed(path))
+        yield from (norm.name for norm in itertools.islice((letter for letter in behind if letter.symbol == "n"), 1))
 
 
 @torch.no_grad()

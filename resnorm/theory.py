@@ -19,78 +19,91 @@ Citations: he2016identity (the product of skip scalars), xiong2020layer (Pre- an
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from types import SimpleNamespace
 
-from resnorm.words import BRANCHES, parse
+from resnorm.words import parse
 
 
-@dataclass
 class _Sources:
-    """The uncorrelated sources inside one block: the variance of each and the squared gain of its Jacobian with respect to x."""
+    """The uncorrelated sources inside one block: the variance of each, and the squared gain of its Jacobian by x."""
 
-    variance: list[float] = field(default_factory=list)
-    jacobian: list[float] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.variance: list[float] = []
+        self.jacobian: list[float] = []
 
-    def new(self, variance: float, jacobian: float) -> list[float]:
+    def new(self, variance: float, jacobian: float) -> _Value:
         self.variance.append(variance)
         self.jacobian.append(jacobian)
-        return [0.0] * (len(self.variance) - 1) + [1.0]
-
-    def power(self, value: list[float]) -> float:
-        return sum(c * c * v for c, v in zip(value, self.variance, strict=False))
-
-    def gain(self, value: list[float]) -> float:
-        return sum(c * c * j for c, j in zip(value, self.jacobian, strict=False))
+        return _Value(self, {len(self.variance) - 1: 1.0})
 
 
-def _combine(a: float, x: list[float], b: float, h: list[float]) -> list[float]:
-    size = max(len(x), len(h))
-    x, h = x + [0.0] * (size - len(x)), h + [0.0] * (size - len(h))
-    return [a * i + b * j for i, j in zip(x, h, strict=True)]
+class _Value:
+    """A combination of sources, by their numbers; what the letters' laws compute with."""
+
+    def __init__(self, sources: _Sources, coefficients: dict[int, float]):
+        self.sources, self.coefficients = sources, coefficients
+
+    def __add__(self, other: _Value) -> _Value:
+        numbers = self.coefficients.keys() | other.coefficients.keys()
+        return _Value(self.sources, {j: self.coefficients.get(j, 0.0) + other.coefficients.get(j, 0.0) for j in numbers})
+
+    def __rmul__(self, factor: float) -> _Value:
+        return _Value(self.sources, {j: factor * c for j, c in self.coefficients.items()})
+
+    @property
+    def power(self) -> float:
+        """The variance."""
+        return sum(c * c * self.sources.variance[j] for j, c in self.coefficients.items())
+
+    @property
+    def gain(self) -> float:
+        """The squared gain of the Jacobian."""
+        return sum(c * c * self.sources.jacobian[j] for j, c in self.coefficients.items())
+
+    def branch(self, backward: float) -> _Value:
+        """What a branch that reads this value returns: a new source."""
+        return self.sources.new(self.power, backward * self.gain)
+
+    def normalised(self) -> _Value:
+        """The value over its RMS."""
+        rms = math.sqrt(self.power)
+        return _Value(self.sources, {j: c / rms for j, c in self.coefficients.items()}) if rms else self
 
 
 def through_block(
-    word: str, variance: float = 1.0, skip: float = 1.0, gain: float = 1.0, backward: float = 1.0, alpha: float = 0.05
-) -> dict[str, float]:
+    word: str, variance: float = 1.0, skip: float = 1.0, gain: float = 1.0, backward: float = 1.0, alpha: float = 0.05,
+    scale: float | None = None,
+) -> dict[str, float]:  # fmt: skip
     r"""Pass one block: the output's variance, the squared backward gain, and the share of x in the output.
 
     `variance`: $\operatorname{E} x^2$ of the input; `skip`, `gain`: the scalars of every `a`; `backward`: $\beta$ of every branch;
-    `alpha`: of every `l`. Returns `variance`, `gradient` ($\operatorname{E} \lVert J^T g \rVert^2 / \lVert g \rVert^2$) and
+    `alpha`: of every `l`; `scale`: the gain of every `s`. Branches in a bracket are a new source each, and their sum adds the
+    coefficients. Returns `variance`, `gradient` ($\operatorname{E} \lVert J^T g \rVert^2 / \lVert g \rVert^2$) and
     `skip_share`, $|a|\,\mathrm{RMS}(x) / \mathrm{RMS}(\sum_j b_j f_j)$, the cotangent of the angle between x and the output
-    (infinite where no branch reaches it). Raises `ValueError` for letters that the algebra does not cover (`r`, `c`, `s`).
+    (infinite where no branch reaches it). Raises `ValueError` for letters that the algebra does not cover (`r`, `c`, and `s`
+    without `scale`).
     """
-    sources = _Sources()
-    first = h = sources.new(variance, 1.0)
-    for sub_block in parse(word):
+    scalars = SimpleNamespace(skip=skip, gain=gain, backward=backward, alpha=alpha, scale=scale)
+    first = h = _Sources().new(variance, 1.0)
+    for segment in parse(word):
         x = h
-        for position, letter in sub_block:
-            if letter in BRANCHES:
-                h = sources.new(sources.power(h), backward * sources.gain(h))
-            elif letter == "n":
-                rms = math.sqrt(sources.power(h))
-                h = [c / rms for c in h] if rms else h
-            elif letter == "a":
-                h = _combine(skip, x, gain, h)
-            elif letter == "b":
-                h = _combine(1.0, first, 1.0, h)
-            elif letter == "l":
-                h = _combine(1.0 - alpha, x, alpha, h)
-            elif letter == "h":
-                h = [0.5 * c for c in h]
-            elif letter == "|":
-                x = h
-            elif letter not in "dp":
-                raise ValueError(f"letter {letter!r} at position {position} of {word!r}: the algebra covers branches and n, a, b, l, "
-                                 "h, d, p, |; put activations inside the branch")
-    direct = h[0] ** 2 * variance
-    rest = sources.power(h) - direct
+        for step in segment.steps:
+            try:
+                h = step.predict(h, x, first, scalars)
+            except NotImplementedError as error:
+                (letter,) = error.args
+                raise ValueError(f"letter {letter.symbol!r} at position {letter.position} of {word!r}: the algebra covers branches and "
+                                 "n, a, b, l, h, d, p, |, brackets, and s with scale=...; put activations inside the branch") from None
+    direct = h.coefficients.get(0, 0.0) ** 2 * variance
+    rest = h.power - direct
     share = math.sqrt(direct / rest) if rest > 1e-12 * max(direct, 1e-300) else math.inf
-    return {"variance": sources.power(h), "gradient": sources.gain(h), "skip_share": share}
+    return {"variance": h.power, "gradient": h.gain, "skip_share": share}
 
 
 def predict(
-    word: str, depth: int, skip: float = 1.0, gain: float = 1.0, backward: float = 1.0, alpha: float = 0.05
-) -> list[dict[str, float]]:
+    word: str, depth: int, skip: float = 1.0, gain: float = 1.0, backward: float = 1.0, alpha: float = 0.05,
+    scale: float | None = None,
+) -> list[dict[str, float]]:  # fmt: skip
     r"""Predict a stack of `depth` equal words at initialisation, for an input of RMS 1: one row a block, tidy.
 
     Rows 0 to `depth` hold `block`; `forward_rms`, $\mathrm{RMS}(x_l)$ of the stream after that block; `gradient`,
@@ -102,7 +115,7 @@ def predict(
     rows = [{"block": 0, "forward_rms": 1.0, "skip_share": None, "gradient": 1.0}]
     gains, variance = [], 1.0
     for block in range(1, depth + 1):
-        step = through_block(word, variance, skip, gain, backward, alpha)
+        step = through_block(word, variance, skip, gain, backward, alpha, scale)
         variance = step["variance"]
         gains.append(step["gradient"])
         rows.append({"block": block, "forward_rms": math.sqrt(variance), "skip_share": step["skip_share"], "gradient": 1.0})

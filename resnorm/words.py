@@ -10,40 +10,34 @@ r"""A block is a word: one letter per operation, run from left to right.
 | `G`       | graph convolution        | `l`    | interpolate towards h: $x + \alpha (h - x)$                |
 | `K`       | convolution module       | `d` `p` `s` `h` | dropout, drop path, LayerScale, half-step         |
 | `\|`      | take the skip here       | blank  | next sub-block: the skip starts again                      |
+| `[A,M]`   | side by side, and summed |        |                                                            |
 
 Two values run through a word: the current value $h$, and the skip $x$, which every sub-block takes at its start.
 `nFa` is Pre-Norm, $x + F(n(x))$. `Fan` is Post-Norm, $n(x + F(x))$. `Fanan` is the recursive skip of order 2,
 $n(x + n(x + F(x)))$: a merge leaves the skip as it was, so a second `an` adds it again.
+
+Square brackets hold branches side by side: every part is a word of its own that reads the value before the bracket, and the
+parts are summed. `n[A,M]a` is $x + A(n(x)) + M(n(x))$ with one norm, `[nA,nM]a` has a norm each, and `[Cn,Cn,n]r` also keeps
+the value itself, through a norm. A merge inside a part merges with the skip from outside: `[Aa,M]n` is $n(x + A(x) + M(x))$.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from resnorm import drawing
-from resnorm.letters import DEFAULTS, Add, setting_of
-from resnorm.norms import LayerNorm, LayerNorm2d
-from resnorm.recursion import recursive_skip, recursive_skip_steps
+from resnorm.letters import LETTERS, Add, Bracket, DropPath, Formula, Letter, Writer, setting_of
 
-BRANCHES = {
-    "F": "branch",
-    "C": "convolution",
-    "A": "self-attention",
-    "X": "cross-attention",
-    "M": "feed-forward (MLP)",
-    "R": "recurrent layer",
-    "G": "graph convolution",
-    "K": "convolution module",
-}
-MERGES = {"a": "add the skip", "c": "concatenate the skip", "l": "interpolate towards h", "b": "add the first input"}
-GLUE = {"n": "normalise", "r": "activation", "d": "dropout", "p": "drop path", "s": "LayerScale", "h": "half-step"}
-MARKS = {"|": "take the skip here", " ": "next sub-block"}
-LETTERS = BRANCHES | MERGES | GLUE | MARKS
+
+def _titles(role: str) -> dict[str, str]:
+    return {symbol: letter.title for symbol, letter in LETTERS.items() if letter.role == role}
+
+
+BRANCHES, MERGES, GLUE, MARKS = (_titles(role) for role in ("branch", "merge", "glue", "mark"))
 
 
 class WordError(ValueError):
@@ -63,61 +57,195 @@ class Tied:
 # ---------------------------------------------------------------------------------------------------- the grammar
 
 
-def parse(word: str) -> list[list[tuple[int, str]]]:
-    """Split a word into its sub-blocks, each a list of (position in the word, letter), and check that it means something.
+class Segment(NamedTuple):
+    """A stretch of a word with one skip, which its mark takes: a blank (the start of the word too), or `|`."""
 
-    Raises `WordError` for an unknown letter, an empty sub-block, a merge before any branch, or a `|` that no merge uses.
+    mark: Letter
+    steps: list[Letter | Bracket]
+
+
+def parse(word: str) -> list[Segment]:
+    """Split a word into its segments, whose steps are letters and brackets at their positions, and check that it means something.
+
+    Raises `WordError` for an unknown letter, an empty sub-block, a merge before any branch, a `|` that no merge uses, and for
+    brackets that are not closed, not opened, nested, or without two parts and a branch.
     """
     if not isinstance(word, str) or not word.strip():
         raise WordError(f"a word needs at least one letter, got {word!r}; for example 'nFa' (Pre-Norm) or 'Fan' (Post-Norm)")
-    blocks: list[list[tuple[int, str]]] = [[]]
-    branched = anywhere = False
-    bar: int | None = None
-    for position, letter in enumerate(word):
-        if letter not in LETTERS:
-            known = " ".join(letter for letter in LETTERS if letter != " ")
-            raise _error(word, position, f"is unknown; the letters are {known} and the blank")
-        if letter == " ":
-            if not blocks[-1] or position == len(word) - 1:
-                raise _error(word, position, "starts an empty sub-block; write one blank between two sub-blocks")
-            _unused_bar(word, bar)
-            blocks.append([])
-            branched, bar = False, None
-            continue
-        if letter == "|":
-            _unused_bar(word, bar)
-            branched, bar = False, position
-        elif letter in BRANCHES:
-            branched = anywhere = True
-        elif letter == "b" and not anywhere:
-            raise _error(word, position, "merges before any branch has run; put a branch (upper case) before it")
-        elif letter in "acl":
-            if not branched:
-                raise _error(word, position, "merges before any branch has run since the skip was taken; put a branch "
-                                             "(upper case) before it")
-            bar = None
-        blocks[-1].append((position, letter))
-    _unused_bar(word, bar)
-    return blocks
+    return _Parser(word).segments
 
 
-def ends_in_merge(word: str) -> bool:
-    """Say whether the word leaves an unnormalised sum behind, so that a stack of it needs a last norm: `nFa` does, `Fan` does not."""
-    for letter in reversed(word):
-        if letter in MERGES:
-            return True
-        if letter not in "dpsh":
-            return False
-    return False
+class _Parser:
+    """One pass over a word. `branched`: a branch has run since the skip was taken; `anywhere`: since the word began."""
 
+    def __init__(self, word: str):
+        self.word = word
+        self.segments = [Segment(LETTERS[" "], [])]
+        self.branched = self.anywhere = False
+        self.bar: int | None = None
+        self.bracket: int | None = None
+        for position, symbol in enumerate(word):
+            if symbol in "[,]":
+                {"[": self._open, ",": self._next, "]": self._close}[symbol](position)
+            elif symbol not in LETTERS:
+                known = " ".join(letter for letter in LETTERS if letter != " ")
+                raise _error(word, position, f"is unknown; the letters are {known}, the blank and the brackets [ , ]")
+            elif symbol in MARKS:
+                self._mark(position, symbol)
+            else:
+                self._letter(position, symbol)
+        if self.bracket is not None:
+            raise _error(word, self.bracket, "is never closed; put ']' behind its last part")
+        self._unused_bar()
 
-def _unused_bar(word: str, bar: int | None) -> None:
-    if bar is not None:
-        raise _error(word, bar, "takes a skip that no merge uses; put 'a', 'c' or 'l' after it, or leave it out")
+    def _letter(self, position: int, symbol: str) -> None:
+        if symbol in BRANCHES:
+            self.branched = self.anywhere = True
+        elif symbol == "b" and not self.anywhere:
+            raise _error(self.word, position, "merges before any branch has run; put a branch (upper case) before it")
+        elif symbol in MERGES and symbol != "b":
+            if not self.branched:
+                raise _error(self.word, position, "merges before any branch has run since the skip was taken; put a branch "
+                                                  "(upper case) before it")
+            self.bar = None
+        (self.segments[-1].steps if self.bracket is None else self.part).append(LETTERS[symbol].at(position))
+
+    def _mark(self, position: int, symbol: str) -> None:
+        if self.bracket is not None:
+            raise _error(self.word, position, f"stands inside the bracket of position {self.bracket}, whose parts share the skip "
+                                              "from outside; close the bracket before it")
+        if symbol == " ":
+            if self.word[:position].endswith(" ") or position in (0, len(self.word) - 1):
+                raise _error(self.word, position, "starts an empty sub-block; write one blank between two sub-blocks")
+        self._unused_bar()
+        self.branched, self.bar = False, position if symbol == "|" else None
+        self.segments.append(Segment(LETTERS[symbol].at(position), []))
+
+    def _open(self, position: int) -> None:
+        if self.bracket is not None:
+            raise _error(self.word, position, f"opens inside the bracket of position {self.bracket}; brackets do not nest: put all "
+                                              "branches side by side in one, as in '[A,X,M]'")
+        self.bracket, self.part, self.parts = position, [], []
+        self.before = self.branched, self.anywhere
+
+    def _next(self, position: int) -> None:
+        if self.bracket is None:
+            raise _error(self.word, position, "stands outside brackets; put branches side by side into brackets, as in 'n[A,M]a'")
+        if not self.part:
+            raise _error(self.word, position, "follows an empty part; put an operation on both sides of the comma")
+        self.parts.append(tuple(self.part))
+        # Every part starts where the bracket does.
+        self.part, (self.branched, self.anywhere) = [], self.before
+
+    def _close(self, position: int) -> None:
+        if self.bracket is None:
+            raise _error(self.word, position, "closes no bracket; put '[' before the first of the branches side by side")
+        if not self.part:
+            raise _error(self.word, position, "follows an empty part; put an operation before it, or leave the bracket out")
+        bracket = Bracket(self.bracket, (*self.parts, tuple(self.part)))
+        if len(bracket.parts) < 2:
+            raise _error(self.word, self.bracket, "has one part; put a second behind a comma, or leave the bracket out")
+        if not any(letter.symbol in BRANCHES for part in bracket.parts for letter in part):
+            raise _error(self.word, self.bracket, "has no branch; put a branch (upper case) into one of its parts")
+        self.segments[-1].steps.append(bracket)
+        self.branched = self.anywhere = True
+        self.bracket = None
+
+    def _unused_bar(self) -> None:
+        if self.bar is not None:
+            raise _error(self.word, self.bar, "takes a skip that no merge uses; put 'a', 'c' or 'l' after it, or leave it out")
 
 
 def _error(word: str, position: int, what: str) -> WordError:
-    return WordError(f"letter {word[position]!r} at position {position} of {word!r} {what}")
+    kind = {"[": "bracket", "]": "bracket", ",": "comma"}.get(word[position], "letter")
+    return WordError(f"{kind} {word[position]!r} at position {position} of {word!r} {what}")
+
+
+def letters_of(steps: Iterable[Letter | Bracket]) -> Iterator[Letter]:
+    """Yield the letters of steps in the order of the word, those inside brackets too."""
+    for step in steps:
+        yield from (letter for part in step.parts for letter in part) if isinstance(step, Bracket) else (step,)
+
+
+def ends_in_merge(word: str) -> bool:
+    """Say whether the word leaves an unnormalised sum behind, so that a stack of it needs a last norm: `nFa` does, `Fan` does not.
+
+    A bracket leaves one where a part ends in a merge, or hands the value before the bracket on without norm or branch:
+    `[Aa,M]` and `[A,s]` do, `[An,Mn]` and `[A,M]` do not, which are sums of branches alone.
+    """
+    return _leaves_sum((step for segment in parse(word) for step in segment.steps), False)
+
+
+def _leaves_sum(steps: Iterable[Letter | Bracket], is_sum: bool) -> bool:
+    """Whether steps leave an unnormalised sum behind; `is_sum`: whether they begin with one."""
+    for step in steps:
+        if isinstance(step, Bracket):
+            is_sum = any(_leaves_sum(part, True) for part in step.parts)
+        elif step.sums is not None:
+            is_sum = step.sums
+    return is_sum
+
+
+def residual_paths(word: str) -> list[tuple[Letter, ...]]:
+    """Return every residual branch as the letters, branches and glue, that it runs through up to its merge.
+
+    Parts of a bracket are paths of their own: `n[A,Mn]a` has the paths n A and n M n. Where one part carries the skip, as in
+    `[Aa,M]n`, the sum of the parts is a merge. What no merge adds is none: `nF` has no path.
+    """
+    return [path for path, merged in _paths(word) if merged]
+
+
+def residual_branches(word: str) -> int:
+    """Count the residual branches: what depth-dependent rules such as DeepNorm's count, layer by layer.
+
+    A branch counts where a merge adds it, also from a bracket: `nMha nAa nKa nMha n` has 4, `nAa nMa` and `n[A,M]a` have 2,
+    `CnrCnar` has 1 of two convolutions in a row, and `Fanan` 1 that is added once. A branch that no merge adds counts once
+    as well, because a stream, or the next sub-block, takes it: `nF` has 1.
+    """
+    return len({next(letter.name for letter in reversed(path) if letter.symbol in BRANCHES) for path, _ in _paths(word)})
+
+
+def _paths(word: str) -> Iterator[tuple[tuple[Letter, ...], bool]]:
+    """Every way through the branches of a word from where the skip is taken to a merge, and whether there is a merge."""
+
+    def through(steps: Iterable[Letter | Bracket], paths: list[tuple[Letter, ...]]):
+        for step in steps:
+            if isinstance(step, Bracket):
+                ends: list[tuple[Letter, ...]] = []
+                for part in step.parts:
+                    ends += yield from through(part, paths)
+                ends = list(dict.fromkeys(ends))
+                carried = any(_leaves_sum(part, True) or {letter.symbol for letter in part} & set(MERGES) for part in step.parts)
+                if carried:
+                    yield from ((path, True) for path in ends if branches(path))
+                paths = [()] if carried else ends
+            elif step.symbol in MERGES:
+                yield from ((path, True) for path in paths if branches(path))
+                paths = [()]
+            else:
+                paths = [(*path, step) for path in paths]
+        return paths
+
+    def branches(path: tuple[Letter, ...]) -> bool:
+        return any(letter.symbol in BRANCHES for letter in path)
+
+    for segment in parse(word):
+        left = yield from through(segment.steps, [()])
+        yield from ((path, False) for path in left if branches(path))
+
+
+def with_dropout(word: str, branches: Iterable[str] = tuple(BRANCHES)) -> str:
+    """Put a dropout `d` behind each of these branch letters, which a `d` does not follow yet: `n[A,M]a` becomes `n[Ad,Md]a`.
+
+    Raises `WordError` for a word that makes no block, and `ValueError` for a letter that is no branch.
+    """
+    if unknown := [letter for letter in branches if letter not in BRANCHES]:
+        raise ValueError(f"with_dropout: {unknown[0]!r} is no branch; the branches are {', '.join(BRANCHES)}")
+    letters = {letter.position for segment in parse(word) for letter in letters_of(segment.steps) if letter.symbol in branches}
+    return "".join(
+        symbol + ("d" if position in letters and word[position + 1 : position + 2] != "d" else "")
+        for position, symbol in enumerate(word)
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- the block
@@ -134,13 +262,20 @@ def _out_width(module: nn.Module, width: int) -> int:
     return width
 
 
-def _first_leaf(module: nn.Module) -> nn.Module:
-    """The operation that a module runs first, as far as its structure tells."""
-    while children := list(module.children()):
-        module = children[0]
-    return module
+def _hands_on(module: nn.Module) -> bool:
+    """Whether a module may return the very tensor that it was given, in eval at least."""
+    return isinstance(module, (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd, DropPath))
 
-_RUN, _PLAIN_ADD, _MERGE, _BAR, _BLANK, _HALF, _FIRST, _RECURSION = range(8)
+
+def _writes_in_place(module: nn.Module) -> bool:
+    """Whether a module writes into its input, as far as its structure tells: its leaves, in their order."""
+    for leaf in module.modules():
+        if next(leaf.children(), None) is None:
+            if getattr(leaf, "inplace", False):
+                return True
+            if not _hands_on(leaf):
+                return False
+    return False
 
 
 class Block(nn.Module):
@@ -152,7 +287,8 @@ class Block(nn.Module):
     a factory `width -> module` (a merge's takes `(width, skip_width)`),
     a list of either, one for each occurrence, or `Tied(setting)`. `a`, `c`, `l` and `r` have defaults; the others must be set.
 
-    Every occurrence is a module of its own, named by its position and its letter (`2_n.weight` in the state dict).
+    Every occurrence is a module of its own, named by its position and its letter (`2_n.weight` in the state dict), and every
+    module is called: hooks fire, and what is put in its place runs.
     Shapes: input (batch, ...) as the branches take it; output the same with width `out_width`.
     Raises `WordError` where the word or a setting makes no block: the message names the letter, its position and the repair.
     """
@@ -160,55 +296,62 @@ class Block(nn.Module):
     def __init__(self, word: str, width: int, **letters: Any):
         super().__init__()
         self.word, self.width = word, width
-        sub_blocks = parse(word)
-        factories = _factories(word, letters)
-        plan: list[tuple[int, str, str]] = []
-        first_width = width
-        for index, sub_block in enumerate(sub_blocks):
-            if index:
-                plan.append((_BLANK, "", " "))
-            skip_width, skip_fresh = width, True
-            for position, letter in sub_block:
-                name = f"{position}_{letter}"
-                if letter == "|":
-                    plan.append((_BAR, name, letter))
-                    skip_width, skip_fresh = width, True
-                    continue
-                if letter == "h":
-                    plan.append((_HALF, name, letter))
-                    skip_fresh = False
-                    continue
-                if letter == "b":
-                    if width != first_width:
-                        raise _error(word, position, f"adds the first input of width {first_width} to a value of width {width}; "
-                                                     "keep the width through the word")
-                    plan.append((_FIRST, name, letter))
-                    continue
-                merges = letter in MERGES
-                try:
-                    module = factories[position](width, skip_width) if merges else factories[position](width)
-                except (ValueError, TypeError, RuntimeError) as error:
-                    raise _error(word, position, f"cannot be built at width {width}: {error}") from error
-                if not isinstance(module, nn.Module):
-                    raise _error(word, position, f"got a factory that returned {module!r}; it must return an nn.Module")
-                if skip_fresh and getattr(_first_leaf(module), "inplace", False):
-                    raise _error(word, position, "would write in place into the skip; build its first operation with inplace=False")
-                self.add_module(name, module)
-                plain = letter == "a" and getattr(module, "plain", False)
-                plan.append((_PLAIN_ADD if plain else _MERGE if merges else _RUN, name, letter))
-                width, skip_fresh = _out_width(module, width), isinstance(module, nn.Identity) and skip_fresh
-        self.plan = _with_recursions(plan, self._modules)
+        segments = parse(word)
+        self._factories, self._first_width = _factories(word, letters), width
+        for segment in segments:
+            width, _ = self._build(segment.steps, width, width, shared=True)
+        del self._factories, self._first_width
+        self.plan = tuple(tuple(segment.steps) for segment in segments)
         self.out_width = width
-        self._tie(letters)
+        self._tie(segments, letters)
 
-    def _tie(self, letters: dict[str, Any]) -> None:
-        for letter, setting in letters.items():
+    def _build(self, steps: Iterable[Letter | Bracket], width: int, skip_width: int, shared: bool) -> tuple[int, bool]:
+        """Build the modules of steps; return the width behind them, and whether h may still be the tensor of the skip, or of
+        the parts beside, which no operation may write into."""
+        for step in steps:
+            if isinstance(step, Bracket):
+                widths = [self._build(part, width, skip_width, shared=True)[0] for part in step.parts]
+                if len(set(widths)) > 1:
+                    raise _error(self.word, step.position, f"has parts of the widths {', '.join(map(str, widths))}, which cannot be "
+                                                           "summed; give every part the same width")
+                width, shared = widths[0], False
+                continue
+            module = self._module(step, width, skip_width)
+            if module is None:
+                shared = False
+                continue
+            if shared and _writes_in_place(module):
+                raise _error(self.word, step.position, "would write in place into the skip, or into what the parts beside it read; "
+                                                       "build its first operation with inplace=False")
+            self.add_module(step.name, module)
+            width, shared = _out_width(module, width), shared and _hands_on(module)
+        return width, shared
+
+    def _module(self, letter: Letter, width: int, skip_width: int) -> nn.Module | None:
+        try:
+            if not letter.takes_setting:
+                return letter.build(None, width, skip_width, self._first_width) if letter.role == "merge" else None
+            module = letter.build(self._factories[letter.position], width, skip_width, self._first_width)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise _error(self.word, letter.position, f"cannot be built at width {width}: {error}") from error
+        if not isinstance(module, nn.Module):
+            raise _error(self.word, letter.position, f"got a factory that returned {module!r}; it must return an nn.Module")
+        return module
+
+    def _tie(self, segments: list[Segment], letters: dict[str, Any]) -> None:
+        for symbol, setting in letters.items():
             if not isinstance(setting, Tied):
                 continue
-            for sub_block in parse(self.word):
-                names = [f"{position}_{letter}" for position, of in sub_block if of == letter]
-                for name in names[1:]:
-                    self._share(names[0], name)
+            first: Letter | None = None
+            for segment in segments:
+                first = first if segment.mark.symbol == "|" else None
+                for letter in letters_of(segment.steps):
+                    if letter.symbol != symbol:
+                        continue
+                    if first is None:
+                        first = letter
+                    else:
+                        self._share(first.name, letter.name)
 
     def _share(self, first: str, other: str) -> None:
         for name, parameter in self._modules[first].named_parameters():
@@ -225,54 +368,16 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, **inputs: dict[str, Any]) -> Tensor:
         """Run the word on x, (batch, ...) to (batch, ...); `inputs` are extra arguments for a letter: `X=dict(memory=m)`."""
-        if inputs:
-            for letter in inputs:
-                if letter not in self.word or letter not in BRANCHES:
-                    raise ValueError(f"the word {self.word!r} has no branch {letter!r} to take an input; its branches are "
-                                     f"{', '.join(sorted(set(self.word) & set(BRANCHES)))}")
-        modules = self._modules
-        first = skip = h = x
-        for code, name, letter in self.plan:
-            if code == _RUN:
-                h = modules[name](h, **inputs[letter]) if letter in inputs else modules[name](h)
-            elif code == _PLAIN_ADD:
-                h = skip + h
-            elif code == _MERGE:
-                h = modules[name](h, skip)
-            elif code == _HALF:
-                h = 0.5 * h
-            elif code == _FIRST:
-                h = h + first
-            elif code == _RECURSION:
-                h = self._recursion(name, skip, h)
-            else:
-                skip = h
+        for letter in inputs:
+            if letter not in self.word or letter not in BRANCHES:
+                raise ValueError(f"the word {self.word!r} has no branch {letter!r} to take an input; its branches are "
+                                 f"{', '.join(sorted(set(self.word) & set(BRANCHES)))}")
+        modules, h = self._modules, x
+        for steps in self.plan:
+            skip = h
+            for step in steps:
+                h = step.apply(modules, h, skip, x, inputs)
         return h
-
-    def _recursion(self, names: tuple[str, ...], x: Tensor, h: Tensor) -> Tensor:
-        """The steps `an`, in one kernel where the norms, as they are now, allow it, else one by one."""
-        norms = [self._modules[name] for name in names]
-        last = norms[-1]
-        # A module that was put in place of a norm, or a hook on one, is to be called.
-        plain = type(last) in (LayerNorm, LayerNorm2d) and all(
-            type(n) is type(last) and n.eps == last.eps and not _hooked(n) for n in norms
-        )
-        affine_last = plain and all(n.weight is None for n in norms[:-1])
-        affine_steps = plain and x.device.type == "cuda" and all(n.bias is not None for n in norms)
-        pixels = type(last) is LayerNorm2d
-        # A branch whose output is broadcast, or too wide, meets the norms themselves.
-        fits = plain and x.shape == h.shape and (x.shape[1 if pixels else -1],) == last.normalized_shape
-        if not (fits and (affine_last or affine_steps)) or (pixels and not _channels_last(x, h)):
-            for n in norms:
-                h = n(x + h)
-            return h
-        if pixels:
-            x, h = x.movedim(1, -1), h.movedim(1, -1)
-        if affine_last:
-            h = recursive_skip(x, h, len(norms), last.weight, last.bias, last.eps)
-        else:
-            h = recursive_skip_steps(x, h, [n.weight for n in norms], [n.bias for n in norms], last.eps)
-        return h.movedim(-1, 1) if pixels else h
 
     def equation(self, latex: bool = False) -> str:
         r"""Write the block as a formula, `n(x + F(x))`, or in LaTeX; sub-blocks and `|` give one line each."""
@@ -289,55 +394,24 @@ class Block(nn.Module):
         return f"{self.word!r}, {self.width} -> {self.out_width}: {self.equation().replace(chr(10), '; ')}"
 
 
-def _with_recursions(plan: list[tuple], modules: dict[str, nn.Module]) -> tuple[tuple, ...]:
-    """The plan with every recursive skip, two or more steps `an` with a layer norm, as one entry."""
-    found: list[tuple] = []
-    start = 0
-    while start < len(plan):
-        end, names = start, []
-        while (
-            end + 1 < len(plan)
-            and plan[end][0] == _PLAIN_ADD
-            and plan[end + 1][2] == "n"
-            and type(modules[plan[end + 1][1]]) in (LayerNorm, LayerNorm2d)
-        ):
-            names.append(plan[end + 1][1])
-            end += 2
-        if len(names) > 1:
-            found.append((_RECURSION, tuple(names), "n"))
-            start = end
-        else:
-            found.append(plan[start])
-            start += 1
-    return tuple(found)
-
-
-def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
-
-
-def _channels_last(*tensors: Tensor) -> bool:
-    return all(one.dim() == 4 and one.is_contiguous(memory_format=torch.channels_last) for one in tensors)
-
-
 def _factories(word: str, letters: dict[str, Any]) -> dict[int, Callable[..., nn.Module]]:
     """One factory for each position of the word, from the settings of its letters."""
     for letter in letters:
-        if letter not in LETTERS or letter in "| ":
+        if letter not in LETTERS or letter in MARKS:
             raise WordError(f"unknown letter {letter!r} for the word {word!r}; the letters are {' '.join(BRANCHES | MERGES | GLUE)}")
         if letter not in word:
             raise WordError(f"letter {letter!r} is set but does not occur in {word!r}; leave it out, or add it to the word")
-        if letter in "hb":
-            raise WordError(f"letter {letter!r} of {word!r} takes no setting: it {MERGES.get(letter, 'halves the value')}")
+        if not LETTERS[letter].takes_setting:
+            raise WordError(f"letter {letter!r} of {word!r} takes no setting; leave it out")
     factories: dict[int, Callable[..., nn.Module]] = {}
-    for letter in dict.fromkeys(word):
-        if letter in "hb| ":
+    for symbol in dict.fromkeys(word):
+        letter = LETTERS.get(symbol)
+        if letter is None or not letter.takes_setting:
             continue
-        positions = [position for position, other in enumerate(word) if other == letter]
-        if (letter not in letters) and letter not in DEFAULTS:
-            example = {"n": 'n="layer"', "d": "d=dropout(0.1)", "p": "p=drop_path(0.1)", "s": "s=layer_scale(1e-5)"}
-            raise _error(word, positions[0], f"has no setting; give one, for example {example.get(letter, f'{letter}=mlp()')}")
-        setting = letters.get(letter, DEFAULTS.get(letter))
+        positions = [position for position, other in enumerate(word) if other == symbol]
+        setting = letters.get(symbol, letter.default)
+        if symbol not in letters and setting is None:
+            raise _error(word, positions[0], f"has no setting; give one, for example {letter.example}")
         if isinstance(setting, Tied):
             setting = setting.setting
         settings = setting if isinstance(setting, (list, tuple)) else [setting] * len(positions)
@@ -345,7 +419,7 @@ def _factories(word: str, letters: dict[str, Any]) -> dict[int, Callable[..., nn
             raise _error(word, positions[0], f"occurs {len(positions)} times and got a list of {len(settings)}; give one for each")
         for position, one in zip(positions, settings, strict=True):
             try:
-                factories[position] = setting_of(letter, one)
+                factories[position] = setting_of(symbol, one)
             except (ValueError, TypeError) as error:
                 raise _error(word, position, f"has no such setting: {error}") from error
     return factories
@@ -353,99 +427,41 @@ def _factories(word: str, letters: dict[str, Any]) -> dict[int, Callable[..., nn
 
 # ---------------------------------------------------------------------------------------------------- equation and drawing
 
-NO_SIGNS = {"skip": "", "gain": "", "shortcut": "", "gate": ""}
-
 
 def equation(word: str, latex: bool = False, notation: dict[int, dict[str, str]] | None = None) -> str:
     r"""Write a word as a formula: `equation("Fanan")` is `n(x + n(x + F(x)))`.
 
-    Sub-blocks and `|` name their value and give a line each. `notation` maps the position of an `a` to the symbols of its
-    scalars and of its shortcut (`skip`, `gain`, `shortcut`, `gate`). With `latex` the result goes between dollar signs.
+    Sub-blocks, `|`, and what a bracket reads, are named values and give a line each. `notation` maps the position of an `a`
+    to the symbols of its scalars and of its shortcut (`skip`, `gain`, `shortcut`, `gate`). With `latex` the result goes between
+    dollar signs.
     """
-    times, named = (r"\, ", lambda f, h: rf"{f}\!\left({h}\right)") if latex else ("·", lambda f, h: f"{f}({h})")
-    greek = {"λ": r"\lambda", "α": r"\alpha", "β": r"\beta", "γ": r"\gamma", "ω": r"\omega"}
+    write, first = Writer(latex), Formula("x")
+    named: list[tuple[Formula, Formula]] = []
 
-    def scaled(scalar: str, term: str, is_sum: bool) -> str:
-        scalar = greek.get(scalar, scalar) if latex else scalar
-        inner = (rf"\left({term}\right)" if latex else f"({term})") if is_sum and scalar else term
-        return f"{scalar}{times}{inner}" if scalar else term
-
-    lines: list[tuple[str, str]] = []
-    h, is_sum, start = "x", False, "x"
-
-    def name_value(value: str) -> str:
-        if value in ("x", start):
+    def name(value: Formula) -> Formula:
+        if value == first or any(value == known for known, _ in named):
             return value
-        lines.append((f"x_{{{len(lines) + 1}}}" if latex else f"x{len(lines) + 1}", value))
-        return lines[-1][0]
+        named.append((write.name(len(named) + 1), value))
+        return named[-1][0]
 
-    for sub_block in parse(word):
-        h = start = skip = name_value(h)
-        is_sum = False
-        for position, letter in sub_block:
-            if letter == "|":
-                h = start = skip = name_value(h)
-                is_sum = False
-            elif letter == "a":
-                signs = (notation or {}).get(position, NO_SIGNS)
-                term = skip
-                for function in reversed(signs["shortcut"]):
-                    term = named(function, term)
-                skip_sign, gain_sign = signs["skip"], signs["gain"]
-                if signs["gate"]:
-                    gate = named("g", skip)
-                    skip_sign = rf"\left(1 - {gate}\right)" if latex else f"(1 - {gate})"
-                    gain_sign = gate if signs["gate"] == "exclusive" else ""
-                h, is_sum = f"{scaled(skip_sign, term, False)} + {scaled(gain_sign, h, is_sum)}", True
-            elif letter == "c":
-                h, is_sum = (rf"\left[{skip} \,\Vert\, {h}\right]" if latex else f"[{skip} ‖ {h}]"), False
-            elif letter == "l":
-                h, is_sum = f"{skip} + {scaled('α', f'{h} - {skip}', True)}", True
-            elif letter == "b":
-                h, is_sum = f"{h} + x", True
-            elif letter == "h":
-                h, is_sum = scaled(r"\tfrac{1}{2}" if latex else "½", h, is_sum), False
-            else:
-                h, is_sum = named(letter, h), False
-    if not lines:
-        return h
-    lines.append(("y", h))
-    if latex:
-        return r"\begin{aligned} " + r" \\ ".join(f"{name} &= {value}" for name, value in lines) + r" \end{aligned}"
-    return "\n".join(f"{name} = {value}" for name, value in lines)
+    h = first
+    for segment in parse(word):
+        h = x = name(h)
+        for step in segment.steps:
+            h = step.equation(write, name(h) if isinstance(step, Bracket) else h, x, first, notation or {})
+    return write.lines(named, h)
 
 
 def draw(word: str, notation: dict[int, dict[str, str]] | None = None) -> drawing.Svg:
     """Draw a word as an SVG diagram: boxes from left to right, each skip an arc over what it passes; reads in light and dark.
 
-    `notation` as in `equation`: what stands on a skip is written over its arc, a branch's factor before its merge.
+    Branches side by side are rows between a fork and their sum. `notation` as in `equation`: what stands on a skip is written
+    over its arc, a branch's factor before its merge.
     """
-    formula = equation(word, notation=notation)
-    return drawing.diagram(list(_elements(word, notation or {})), description=f"Block diagram of the word {word}: {formula}")
-
-
-def _elements(word: str, notation: dict[int, dict[str, str]]) -> Iterator[drawing.Element]:
-    """What the drawing shows: boxes, marks where a skip is taken, and merges with the mark that each one reads."""
-    mark = first = 0
-    yield drawing.Element("fork", "x", "input")
-    count = 1
-    for index, sub_block in enumerate(parse(word)):
+    elements = [drawing.Element("fork", "x", "input")]
+    first = x = elements[0]
+    for index, segment in enumerate(parse(word)):
         if index:
-            mark = count
-            yield drawing.Element("fork", "", "next sub-block")
-            count += 1
-        for position, letter in sub_block:
-            if letter == "|":
-                mark = count
-                yield drawing.Element("fork", "", LETTERS[letter])
-            elif letter in MERGES:
-                sign = {"a": "+", "b": "+", "c": "‖", "l": "↗"}[letter]
-                signs = notation.get(position, NO_SIGNS)
-                skip = "1 - g" if signs["gate"] else "·".join(filter(None, (signs["skip"], *signs["shortcut"])))
-                gain = "g" if signs["gate"] == "exclusive" else signs["gain"]
-                source = first if letter == "b" else mark
-                yield drawing.Element("merge", sign, LETTERS[letter], source, on_skip=skip, on_branch=gain)
-            else:
-                kind = "branch" if letter in BRANCHES else {"n": "norm", "r": "activation"}.get(letter, "glue")
-                yield drawing.Element(kind, "½" if letter == "h" else letter, LETTERS[letter])
-            count += 1
+            elements.append(x := segment.mark.draw(x, first, {}))
+        elements += [step.draw(x, first, notation or {}) for step in segment.steps]
+    return drawing.diagram(elements, description=f"Block diagram of the word {word}: {equation(word, notation=notation)}")

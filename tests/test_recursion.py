@@ -1,6 +1,8 @@
 """The recursive skip in closed form: equal to the recursion, in every type, on every device that is there."""
 
+import copy
 import math
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ from torch.nn import functional as F
 import resnorm.recursion as module
 from resnorm import Block, Stack, mlp
 from resnorm.catalog import variant
-from resnorm.recursion import closed_form, cpu, recursion, recursive_skip, recursive_skip_steps
+from resnorm.recursion import closed_form, cpu, fuse, recursion, recursive_skip, recursive_skip_steps
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDERS = (1, 2, 3, 4, 5)
@@ -227,14 +229,12 @@ def test_import_leaves_the_compiler_alone():
 
 
 def paired(word, **letters):
-    """A block and its twin that runs step by step, with the same parameters."""
+    """A fused block and its twin that runs step by step, with the same parameters."""
     made = []
     for _ in range(2):
         torch.manual_seed(0)
         made.append(Block(word, 16, **letters))
-    for name, one in made[1].named_children():
-        if name.endswith("_n"):
-            one.register_forward_hook(lambda *given: None)
+    fuse(made[0])
     for block in made:
         for parameter in block.parameters():
             nn.init.normal_(parameter, generator=torch.Generator().manual_seed(parameter.numel()))
@@ -246,7 +246,7 @@ def paired(word, **letters):
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_a_block_takes_the_kernel_and_stays_itself(always, monkeypatch, affine, order):
     calls = []
-    monkeypatch.setattr("resnorm.words.recursive_skip", lambda *given: calls.append(given[2]) or recursive_skip(*given))
+    monkeypatch.setattr(module, "recursive_skip", lambda *given: calls.append(given[2]) or recursive_skip(*given))
     chosen = variant("rskip_norm")
     settings = chosen.settings_for(order=order, affine=affine, n="layer")
     fused, stepwise = paired(chosen.spell(order=order, affine=affine), F=mlp(), **settings)
@@ -265,7 +265,7 @@ def test_a_block_takes_the_kernel_and_stays_itself(always, monkeypatch, affine, 
 @KERNEL
 def test_a_block_on_images_takes_the_kernel_in_channels_last(always, monkeypatch):
     calls = []
-    monkeypatch.setattr("resnorm.words.recursive_skip", lambda *given: calls.append(1) or recursive_skip(*given))
+    monkeypatch.setattr(module, "recursive_skip", lambda *given: calls.append(1) or recursive_skip(*given))
     last = variant("rskip_norm").settings_for(order=2, affine="last", n="layer2d")
     fused, stepwise = paired("Fanan", F=lambda width: nn.Conv2d(width, width, 3, padding=1), **last)
     x = torch.randn(2, 16, 6, 5)
@@ -280,7 +280,7 @@ def test_a_block_on_images_takes_the_kernel_in_channels_last(always, monkeypatch
 
 @KERNEL
 def test_a_norm_that_was_replaced_is_called(always):
-    block = variant("rskip_norm").block(16, order=2, affine="last")
+    block = fuse(variant("rskip_norm").block(16, order=2, affine="last"))
     block._modules["2_n"] = nn.Identity()
     x = torch.randn(4, 16)
     h = block._modules["0_F"](x)
@@ -297,7 +297,7 @@ def test_a_branch_whose_output_is_broadcast_or_too_wide_meets_the_norms(always):
             return x.mean(1, keepdim=True)
 
     for affine in ("last", "step"):
-        block = variant("rskip_norm").block(16, order=2, affine=affine, F=Mean)
+        block = fuse(variant("rskip_norm").block(16, order=2, affine=affine, F=Mean))
         x = torch.randn(4, 10, 16)
         torch.testing.assert_close(block(x), recursion(x, x.mean(1, keepdim=True).expand_as(x), 2))
         with pytest.raises(RuntimeError, match=r"normalized_shape=\[16\]"):
@@ -307,7 +307,7 @@ def test_a_branch_whose_output_is_broadcast_or_too_wide_meets_the_norms(always):
 @KERNEL
 def test_a_stack_trains_through_the_kernel(always):
     blocks = [variant("rskip_norm").block(16, order=3, affine="last") for _ in range(3)]
-    model = Stack(blocks)
+    model = fuse(Stack(blocks))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     x, target = torch.randn(64, 16), torch.randn(64, 16)
     losses = []
@@ -321,8 +321,76 @@ def test_a_stack_trains_through_the_kernel(always):
 
 
 def test_batch_norm_words_run_step_by_step():
-    block = Block("Fanan", 8, F=mlp(), n="batch")
-    assert [code for code, _, letter in block.plan if letter == "n"] == [0, 0]
+    block = fuse(Block("Fanan", 8, F=mlp(), n="batch"))
+    assert [step.symbol for step in block.plan[0]] == list("Fanan")
+
+
+@KERNEL
+@pytest.mark.parametrize("watch", ["norm", "sum", "norm_backward", "sum_pre", "every_module", "every_backward", "class", "sum_class",
+                                   "scalar", "eps"])  # fmt: skip
+def test_a_fused_block_calls_its_modules_where_somebody_watches_or_has_changed_one(always, monkeypatch, watch):
+    calls, seen = [], []
+    monkeypatch.setattr(module, "recursive_skip", lambda *given: calls.append(1) or recursive_skip(*given))
+    block = fuse(variant("rskip_norm").block(16, order=3, affine="last"))
+    keys, x = list(block.state_dict()), torch.randn(4, 16)
+    block(x)
+    assert len(calls) == 1
+    norm, merge = block.get_submodule("2_n"), block.get_submodule("3_a")
+    see = lambda *given: seen.append(given[0])  # noqa: E731
+    handle = None
+    if watch == "norm":
+        handle = norm.register_forward_hook(see)
+    elif watch == "sum":
+        handle = merge.register_forward_hook(see)
+    elif watch == "norm_backward":
+        handle = norm.register_full_backward_hook(see)
+    elif watch == "sum_pre":
+        handle = merge.register_forward_pre_hook(see)
+    elif watch == "every_module":
+        handle = nn.modules.module.register_module_forward_hook(see)
+    elif watch == "every_backward":
+        handle = nn.modules.module.register_module_full_backward_hook(see)
+    elif watch == "class":
+        block.add_module("2_n", nn.Identity())
+    elif watch == "sum_class":
+        block.add_module("3_a", Difference())
+    elif watch == "scalar":
+        merge.skip = 2.0
+    elif watch == "eps":
+        norm.eps = 0.5
+    steps = copy.deepcopy(block)
+    steps.plan = Block("F" + "an" * 3, 16, F=mlp(), n="layer").plan
+    try:
+        y = block(x.requires_grad_())
+        torch.testing.assert_close(y, steps(x))
+        y.sum().backward()
+    finally:
+        if handle is not None:
+            handle.remove()
+    assert len(calls) == 1 and list(block.state_dict()) == keys
+    if handle is not None:
+        assert norm in seen or merge in seen
+        block(x)
+        assert len(calls) == 2
+
+
+class Difference(nn.Module):
+    def forward(self, h, x):
+        return h - x
+
+
+@KERNEL
+def test_a_recursion_inside_a_bracket_is_fused_too(always, monkeypatch):
+    calls = []
+    monkeypatch.setattr(module, "recursive_skip", lambda *given: calls.append(given[2]) or recursive_skip(*given))
+    letters = dict(F=mlp(), n="layer(affine=False)")
+    fused, stepwise = paired("n[Fanan,F]a Fananan", **letters)
+    x = torch.randn(3, 16)
+    torch.testing.assert_close(fused(x), stepwise(x), rtol=1e-4, atol=1e-5)
+    assert calls == [2, 3]
+    for copied in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
+        assert torch.equal(copied(x), fused(x))
+    torch.testing.assert_close(torch.compile(fused, fullgraph=True, backend="aot_eager")(x), fused(x))
 
 
 # ------------------------------------------------------------------------------- Triton

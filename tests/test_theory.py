@@ -8,7 +8,7 @@ import torch
 from resnorm import init, probes, theory
 from resnorm.branches import attention, mlp
 from resnorm.init import unit_gain
-from resnorm.letters import add
+from resnorm.letters import add, layer_scale, lerp
 from resnorm.streams import Stack
 from resnorm.words import Block
 
@@ -58,6 +58,43 @@ def test_forward_law(word, scalars, law):
     assert gradient == pytest.approx(theory.predict(word, DEPTH, **scalars)[0]["gradient"], rel=0.1)
 
 
+BESIDE = [
+    # word, scalars of the theory, the letters' settings that they stand for, blocks, growth of the stream
+    ("n[F,F]a", {}, {}, 16, math.sqrt(1 + 2 * 16)),
+    ("[nF,nF]a", {"gain": 0.5}, {"a": add(gain=0.5)}, 16, math.sqrt(1 + 0.5 * 16)),
+    ("n[F,F,F]a", {}, {}, 8, math.sqrt(1 + 3 * 8)),
+    ("[nFs,nFs]a", {"scale": 0.3}, {"s": layer_scale(0.3)}, 16, math.sqrt(1 + 2 * 0.09 * 16)),
+    ("[F,F]an", {}, {}, 8, 1.0),
+    ("[Fa,F]n", {"skip": 2.0}, {"a": add(skip=2.0)}, 8, 1.0),
+    ("[FF,Fh]a", {}, {}, 6, 2.25**3),
+    ("[Fn,nF,n]", {}, {}, 6, math.sqrt(3)),
+    ("Fl", {}, {"l": lerp(learn=False)}, 12, (0.95**2 + 0.05**2) ** 6),
+    ("Fnln", {"alpha": 0.3}, {"l": lerp(alpha=0.3, learn=False)}, 8, 1.0),
+    ("nFa nFab", {}, {}, 4, None),
+    ("[F,Fb]l", {"alpha": 0.4}, {"l": lerp(alpha=0.4, learn=False)}, 6, (1 + 2 * 0.4**2) ** 3),
+]
+
+
+@pytest.mark.parametrize(("word", "scalars", "settings", "depth", "law"), BESIDE)
+def test_laws_of_branches_side_by_side_and_of_every_letter(word, scalars, settings, depth, law):
+    predicted = theory.predict(word, depth, **scalars)
+    if law is not None:
+        assert predicted[-1]["forward_rms"] == pytest.approx(law, rel=1e-9)
+    letters = {"F": mlp(expansion=1, activation="relu", bias=False), "n": "layer", **settings}
+    squares, gradients, seeds = 0.0, 0.0, 4
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        model = Stack([Block(word, 256, **{k: v for k, v in letters.items() if k in word}) for _ in range(depth)])
+        unit_gain(model)
+        x, direction = torch.randn(128, 256, requires_grad=True), torch.randn(128, 256)
+        y = model(x)
+        (gradient,) = torch.autograd.grad((y * direction).sum(), x)
+        squares += (y.square().mean() / x.square().mean()).item() / seeds
+        gradients += (gradient.square().mean() / direction.square().mean()).item() / seeds
+    assert math.sqrt(squares) == pytest.approx(predicted[-1]["forward_rms"], rel=0.05)
+    assert math.sqrt(gradients) == pytest.approx(predicted[0]["gradient"], rel=0.05)
+
+
 @pytest.mark.parametrize(("order", "share"), [(1, 1.0), (2, 2.414), (3, 5.027), (4, 10.153)])
 def test_the_angle_to_the_skip_halves_at_each_order(order, share):
     assert theory.skip_share(order) == pytest.approx(share, rel=1e-3)
@@ -90,9 +127,10 @@ def test_skip_scalars_multiply():
 
 @pytest.mark.parametrize("call", [
     lambda: theory.skip_share(0), lambda: theory.predict("Fa", -1), lambda: theory.through_block("Fra"), lambda: theory.through_block("Fc"),
+    lambda: theory.through_block("[F,Fr]a"), lambda: theory.through_block("Fsa"),
 ])
 def test_outside_the_algebra_is_refused(call):
-    with pytest.raises(ValueError, match="order=0|depth=-1|letter 'r' at position 1|letter 'c' at position 1"):
+    with pytest.raises(ValueError, match="order=0|depth=-1|letter 'r' at position 1|letter 'c' at position 1|letter 'r' at position 4|letter 's' .* with scale"):
         call()
 
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from resnorm.letters import Scalar, add, concat, drop_path, dropout, layer_scale, lerp
-from resnorm.words import BRANCHES, LETTERS, Block, Tied, WordError, draw, ends_in_merge, equation, parse
+from resnorm.words import (
+    BRANCHES, LETTERS, Block, Tied, WordError, draw, ends_in_merge, equation, parse, residual_branches, residual_paths, with_dropout,
+)  # fmt: skip
 
 WIDTH = 6
 
@@ -46,6 +48,16 @@ def build(word, **overrides):
     ("nr|CnrCa", "x1 = r(n(x))\ny = x1 + C(r(n(C(x1))))"),
     ("nMha", "x + ½·M(n(x))"),
     ("Anln", "n(x + α·(n(A(x)) - x))"),
+    ("n[A,M]a", "x1 = n(x)\ny = x + A(x1) + M(x1)"),
+    ("[nA,nM]a", "x + A(n(x)) + M(n(x))"),
+    ("[nAs,nAs]a", "x + s(A(n(x))) + s(A(n(x)))"),
+    ("n[A,X,M]a", "x1 = n(x)\ny = x + A(x1) + X(x1) + M(x1)"),
+    ("[Cn,Cn,n]r", "r(n(C(x)) + n(C(x)) + n(x))"),
+    ("[AC,M]a", "x + C(A(x)) + M(x)"),
+    ("[Aa,M]n", "n(x + A(x) + M(x))"),
+    ("[Mh,Ab]ha", "x + ½·(½·M(x) + A(x) + x)"),
+    ("nFa n[A,M]a nFa", "x1 = x + F(n(x))\nx2 = n(x1)\nx3 = x1 + A(x2) + M(x2)\ny = x3 + F(n(x3))"),
+    ("Fa[A,M]l", "x1 = x + F(x)\ny = x + α·(A(x1) + M(x1) - x)"),
 ])
 def test_equation(word, text):
     assert equation(word) == text
@@ -56,10 +68,16 @@ def test_equation_shows_scalars_and_shortcuts():
     assert block.equation() == "n(λ·x + 0.5·F(x))"
     assert r"\lambda" in block.equation(latex=True)
     assert Block("Fa", WIDTH, F=linear, a=add(gain=0, learn=True)).equation() == "x + g·F(x)"
+    beside = Block("[F,F]a", WIDTH, F=linear, a=add(skip=2.0, gain=0.5))
+    assert beside.equation() == "2·x + 0.5·(F(x) + F(x))"
+    assert beside.equation(latex=True) == r"2\, x + 0.5\, \left(F\!\left(x\right) + F\!\left(x\right)\right)"
     assert Block("Fa", WIDTH, F=lambda w: nn.Linear(w, 9), a=add(shortcut="linear")).equation() == "S(x) + F(x)"
 
 
-@pytest.mark.parametrize("word", ["nFa", "Aan Mabn", "nr|CnrCa", "nMha nAa nKa nMha n", "nrCnrCc", "Fanananan"])
+BESIDE = ["n[A,M]a", "[nA,nM]a", "[Cn,Cn,n]r", "[nAs,nAs]a", "n[A,X,M]a", "[AC,M]a", "[Aa,M]n", "n[A,M]ab [F,Fa]h", "nr|[C,Ca]n"]
+
+
+@pytest.mark.parametrize("word", ["nFa", "Aan Mabn", "nr|CnrCa", "nMha nAa nKa nMha n", "nrCnrCc", "Fanananan", *BESIDE])
 def test_drawing_is_svg_with_an_arc_for_every_merge(word):
     picture = draw(word)
     root = ElementTree.fromstring(picture)
@@ -106,10 +124,36 @@ def test_impossible_shortcuts_are_refused(options, message):
 
 @pytest.mark.parametrize(("word", "needs"), [
     ("nFa", True), ("Fan", False), ("Fa", True), ("CnrCnar", False), ("Gnrad", True), ("nMha nAa nKa nMha n", False), ("F", False),
-    ("nrCnrCc", True), ("Aan Mabn", False),
+    ("nrCnrCc", True), ("Aan Mabn", False), ("Fad", True), ("Far", False), ("n[A,M]a", True), ("[nA,nM]an", False),
+    ("[Cn,Cn,n]r", False), ("[A,M]", False), ("[An,Mn]", False), ("[An,Man]", False), ("[Aa,Mn]", True), ("[Aa,M]n", False),
+    ("[F,s]", True), ("[F,ns]", False), ("F[F,d]", True),
 ])
 def test_ends_in_merge(word, needs):
     assert ends_in_merge(word) is needs
+
+
+@pytest.mark.parametrize(("word", "count", "paths"), [
+    ("nAa nMa", 2, ["nA", "nM"]), ("nMha nAa nKa nMha n", 4, ["nMh", "nA", "nK", "nMh"]), ("Mha Aa Mha", 3, ["Mh", "A", "Mh"]),
+    ("n[A,M]a", 2, ["nA", "nM"]), ("[nA,nM]a", 2, ["nA", "nM"]), ("n[A,X,M]an", 3, ["nA", "nX", "nM"]), ("[Aa,M]n", 2, ["A", "M"]),
+    ("CnrCnar", 1, ["CnrCn"]), ("nr|CnrCa", 1, ["CnrC"]), ("Fanan", 1, ["F"]), ("F[A,n]a", 2, ["FA", "Fn"]),
+    ("[A,M]Fa", 1, ["AF", "MF"]), ("[F,s]", 1, ["F"]), ("nF", 1, []), ("F Fa", 2, ["F"]), ("[Cn,Cn,n]r", 2, []), ("n", 0, []),
+])
+def test_residual_branches_are_what_a_merge_adds(word, count, paths):
+    assert residual_branches(word) == count
+    assert ["".join(letter.symbol for letter in path) for path in residual_paths(word)] == paths
+
+
+@pytest.mark.parametrize(("word", "branches", "expected"), [
+    ("nAa nMa", "AM", "nAda nMda"), ("n[A,M]a", "AM", "n[Ad,Md]a"), ("[nAs,nAs]a", "AM", "[nAds,nAds]a"), ("nMha", "AM", "nMdha"),
+    ("Aan Mabn", "A", "Adan Mabn"), ("AdaMa", "AM", "AdaMda"), ("[AC,M]a", "CM", "[ACd,Md]a"), ("nFa", "AM", "nFa"),
+])
+def test_dropout_goes_behind_each_branch_once(word, branches, expected):
+    assert with_dropout(word, branches) == expected
+    assert with_dropout(expected, branches) == expected
+    with pytest.raises(ValueError, match="'n' is no branch; the branches are F, C"):
+        with_dropout(word, "An")
+    with pytest.raises(WordError, match="bracket '\\['"):
+        with_dropout("[A")
 
 
 @pytest.mark.parametrize(("word", "given", "says"), [
@@ -133,10 +177,28 @@ def test_ends_in_merge(word, needs):
     ("Fa", {"F": "mlp"}, "letter 'F' at position 0 .* no registered names"),
     ("Fa", {"F": linear, "a": "add(skp=2)"}, "letter 'a' at position 1"),
     ("Fa", {"F": linear, "a": "add(shortcut='projektion')"}, "unknown shortcut 'projektion'; allowed: identity, zero_pad"),
-    ("Fha", {"F": linear, "h": 0.5}, "letter 'h' of 'Fha' takes no setting"),
+    ("Fha", {"F": linear, "h": 0.5}, "letter 'h' of 'Fha' takes no setting; leave it out"),
     ("Fpa", {"F": linear, "p": drop_path(1.0)}, "letter 'p' at position 1 .* drop path rate 1.0"),
     ("Fb", {"F": lambda w: nn.Linear(w, 9)}, "letter 'b' at position 1"),
     ("Fa", {"F": lambda w: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(w, w))}, "letter 'F' .* in place into the skip"),
+    ("Fa", {"F": lambda w: nn.Sequential(nn.Dropout(), nn.ReLU(inplace=True))}, "letter 'F' .* in place into the skip"),
+    ("drFa", {"F": linear, "d": dropout(0.1), "r": lambda w: nn.ReLU(inplace=True)}, "letter 'r' at position 1 .* in place"),
+    ("F[rF,F]a", {"F": linear, "r": lambda w: nn.ReLU(inplace=True)}, "letter 'r' at position 2 .* in place .* parts beside"),
+    ("n[F,M]a", {"F": linear, "M": lambda w: nn.Linear(w, 9), "n": "layer"}, r"bracket '\[' at position 1 .* widths 6, 9"),
+    ("n[A,M", {}, r"bracket '\[' at position 1 of 'n\[A,M' is never closed; put '\]'"),
+    ("A]a", {}, r"bracket '\]' at position 1 .* closes no bracket; put '\['"),
+    ("A,Ma", {}, r"comma ',' at position 1 .* outside brackets; .* 'n\[A,M\]a'"),
+    ("[A]a", {}, r"bracket '\[' at position 0 .* one part; put a second"),
+    ("[]a", {}, r"bracket '\]' at position 1 .* follows an empty part"),
+    ("[,A]a", {}, "comma ',' at position 1 .* follows an empty part"),
+    ("[A,]a", {}, r"bracket '\]' at position 3 .* follows an empty part"),
+    ("F[n,n]a", {}, r"bracket '\[' at position 1 .* has no branch; put a branch"),
+    ("[A,[M,X]]a", {}, r"bracket '\[' at position 3 .* do not nest: .* '\[A,X,M\]'"),
+    ("[A Ma,M]a", {}, "letter ' ' at position 2 .* inside the bracket of position 0"),
+    ("[A|Ma,M]a", {}, r"letter '\|' at position 2 .* inside the bracket of position 0"),
+    ("[A,a]a", {}, "letter 'a' at position 3 .* before any branch has run since"),
+    ("[A,b]a", {}, "letter 'b' at position 3 .* before any branch"),
+    ("n|[A,M]", {}, r"letter '\|' at position 1 .* no merge uses"),
 ])
 def test_construction_errors_name_the_letter_and_the_repair(word, given, says):
     with pytest.raises(WordError, match=says):
@@ -155,6 +217,29 @@ def test_every_occurrence_has_its_own_parameters_and_its_own_name():
     block = build("Fanan")
     assert list(block.state_dict()) == ["0_F.weight", "0_F.bias", "2_n.weight", "2_n.bias", "4_n.weight", "4_n.bias"]
     assert block.get_parameter("2_n.weight") is not block.get_parameter("4_n.weight")
+
+
+def test_names_in_brackets_are_positions_in_the_word():
+    block = build("n[F,Fs]a")
+    assert list(block.state_dict()) == ["0_n.weight", "0_n.bias", "2_F.weight", "2_F.bias", "4_F.weight", "4_F.bias", "5_s.gain"]
+
+
+def test_ties_hold_within_a_sub_block_in_brackets_too():
+    block = Block("[nF,nF]a nFan", WIDTH, F=linear, n=Tied("layer"))
+    first, second, other, last = (block.get_submodule(name).weight for name in ("1_n", "4_n", "9_n", "12_n"))
+    assert first is second and other is last and first is not other
+
+
+def test_inputs_reach_every_branch_of_their_letter_in_brackets():
+    class Plus(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+
+        def forward(self, x, more=0.0):
+            return x + more
+
+    block, x = Block("[A,M]a", WIDTH, A=Plus, M=Plus), torch.randn(2, WIDTH)
+    torch.testing.assert_close(block(x, A={"more": 1.0}, M={"more": 2.0}), 3 * x + 3)
 
 
 @pytest.mark.parametrize("kind", ["layer", "batch"])
@@ -227,7 +312,7 @@ def test_lerp_and_concat_work_along_channels_of_images():
     torch.testing.assert_close(block(x), expected)
 
 
-@pytest.mark.parametrize("word", ["nFa", "Fanan", "Aan Mabn", "nFsa", "Anln Mnln", "nr|FnrFa", "nMha n"])
+@pytest.mark.parametrize("word", ["nFa", "Fanan", "Aan Mabn", "nFsa", "Anln Mnln", "nr|FnrFa", "nMha n", "n[A,M]a", "[nAs,Aa]n"])
 def test_deepcopy_pickle_export_and_compile_agree(word):
     block = build(word)
     x = torch.randn(4, WIDTH)
@@ -235,6 +320,7 @@ def test_deepcopy_pickle_export_and_compile_agree(word):
     assert torch.equal(copy.deepcopy(block)(x), y)
     assert torch.equal(pickle.loads(pickle.dumps(block))(x), y)
     torch.testing.assert_close(torch.export.export(block, (x,)).module()(x), y)
+    torch._dynamo.reset()
     torch.testing.assert_close(torch.compile(block, fullgraph=True, backend="aot_eager")(x), y)
 
 
@@ -249,12 +335,12 @@ def test_inductor_compiles_forward_and_backward_without_a_graph_break():
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-@given(st.text(alphabet="".join(LETTERS), min_size=1, max_size=9))
+@given(st.text(alphabet="".join(LETTERS) + "[,]", min_size=1, max_size=9))
 def test_random_words_build_run_and_backpropagate_or_are_refused_by_name(word):
     try:
         parse(word)
     except WordError as error:
-        assert re.search(r"letter '.' at position \d+ of", str(error)) or not word.strip()
+        assert re.search(r"(letter|bracket|comma) '.' at position \d+ of", str(error)) or not word.strip()
         return
     try:
         block = build(word)
@@ -271,10 +357,52 @@ def test_random_words_build_run_and_backpropagate_or_are_refused_by_name(word):
     ElementTree.fromstring(draw(word))
 
 
+PIECES = st.sampled_from(["F", "nF", "Fn", "rF", "a", "an", "l", "d", "p", "s", "h", "b", "n"])
+PARTS = st.lists(st.lists(PIECES, min_size=1, max_size=3).map("".join), min_size=2, max_size=3).map(lambda parts: f"[{','.join(parts)}]")
 WORDS = st.lists(
-    st.lists(st.sampled_from(["F", "nF", "Fn", "rF", "a", "an", "l", "d", "p", "s", "h", "|F", "b", "n"]), min_size=1, max_size=5)
-    .map("".join), min_size=1, max_size=3,
+    st.lists(PIECES | PARTS | st.just("|F"), min_size=1, max_size=5).map("".join), min_size=1, max_size=3,
 ).map(" ".join)
+
+
+def interpret(word, block, x):
+    """What a word means, in the plainest way: recursion over the string."""
+
+    def run(text, at, h, skip):
+        while text:
+            letter = text[0]
+            if letter in " |":
+                skip = h
+            elif letter == "[":
+                inside = text[1 : text.index("]")]
+                total, start = None, at + 1
+                for part in inside.split(","):
+                    y = run(part, start, h, skip)
+                    total, start = y if total is None else total + y, start + len(part) + 1
+                h, text, at = total, text[len(inside) + 1 :], at + len(inside) + 1
+            elif letter == "h":
+                h = h / 2
+            elif letter == "b":
+                h = h + x
+            else:
+                module = block.get_submodule(f"{at}_{letter}")
+                h = module(h, skip) if letter in "acl" else module(h)
+            text, at = text[1:], at + 1
+        return h
+
+    return run(word, 0, x, x)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@given(WORDS)
+def test_random_words_mean_what_a_plain_interpreter_says(word):
+    try:
+        block = build(word).eval()
+    except WordError:
+        return
+    x = torch.randn(3, WIDTH)
+    torch.testing.assert_close(block(x), interpret(word, block, x), rtol=0, atol=0, equal_nan=True)
+    assert residual_branches(word) <= sum(letter.isupper() for letter in word)
+    ElementTree.fromstring(draw(word))
 
 
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])

@@ -40,7 +40,7 @@ from torch import Tensor
 
 from resnorm.recursion import cpu
 
-__all__ = ["closed_form", "recursion", "recursive_skip", "recursive_skip_steps"]
+__all__ = ["closed_form", "fuse", "recursion", "recursive_skip", "recursive_skip_steps"]
 
 MOST = 63  # the highest order of the compiled loop
 # With fewer elements a call costs more than it saves: on CPU, and on a GPU where it is called from Python.
@@ -273,3 +273,7 @@ def _computed(*tensors: Tensor) -> list[Tensor]:
 
 def _like(affine: Tensor, x: Tensor) -> Tensor:
     return affine.to(torch.float64 if x.dtype == torch.float64 else torch.float32).contiguous()
+
+
+# What it fuses calls the functions above.
+from resnorm.recursion.fusing import fuse  # noqa: E402

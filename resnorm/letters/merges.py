@@ -1,20 +1,7 @@
-r"""What the lower-case letters stand for: the merges, the glue, and how a setting is read.
-
-| letter | module | equation | set by |
-|---|---|---|---|
-| `a` | `Add` | $\lambda\, S(x) + g\, h$ | `add(skip, gain, learn, shortcut, stride, gate, dropout, dim)` |
-| `c` | `Concat` | $[x \Vert h]$ | `concat(dim)` |
-| `l` | `Lerp` | $x + \alpha \odot (h - x)$ | `lerp(alpha, learn, dim)` |
-| `d` | `Dropout` | single values set to zero | `dropout(rate)` |
-| `p` | `DropPath` | whole branches set to zero | `drop_path(rate)` |
-| `s` | `LayerScale` | $\operatorname{diag}(\lambda)\, h$ | `layer_scale(init, dim, learn)` |
-| `n` | see `resnorm.norms` | | `"layer"`, `"group(groups=4)"` |
-| `r` | an activation | | `"relu"`, `"gelu"`, `"silu"`, `"tanh"`, `"identity"` |
-"""
+"""The merges: how the skip and the branch become one value."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,7 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnorm.norms import call_factory, call_form, norm
+from resnorm.drawing import Element
+from resnorm.letters.letter import Formula, Letter
+from resnorm.norms import call_factory, call_form
+from resnorm.norms import norm as build_norm
 
 
 class Scalar(float):
@@ -82,8 +72,15 @@ class Add(nn.Module):
             self.gate = nn.Conv2d(skip_width, width, 1, stride)
             nn.init.constant_(self.gate.bias, gate_bias)
         self.dropout = dropout
-        self.plain = self.shortcut is None and not (gate or dropout or learn) and self.skip == 1 and self.gain == 1
         self.out_width = width
+
+    @property
+    def plain(self) -> bool:
+        """Whether it computes x + h and nothing else."""
+        scalars = self.skip, self.gain
+        return self.shortcut is None and self.gate is None and not self.dropout and all(
+            isinstance(scalar, float) and scalar == 1 for scalar in scalars
+        )
 
     def forward(self, h: Tensor, x: Tensor) -> Tensor:
         gate = None if self.gate is None else torch.sigmoid(self.gate(x))
@@ -93,11 +90,12 @@ class Add(nn.Module):
             x = F.dropout(x, self.dropout, self.training)
         if gate is not None:
             return (1 - gate) * x + (gate * h if self.gate_kind == "exclusive" else h)
-        if not isinstance(self.gain, float) or self.gain != 1:
-            h = _along(self.gain, self.dim, h) * h
-        if isinstance(self.skip, float):
-            return torch.add(h, x, alpha=self.skip)
-        return h + _along(self.skip, self.dim, x) * x
+        skip, gain = self.skip, self.gain
+        if not isinstance(gain, float) or gain != 1:
+            h = along(gain, self.dim, h) * h
+        if not isinstance(skip, float):
+            return h + along(skip, self.dim, x) * x
+        return x + h if skip == 1 else torch.add(h, x, alpha=skip)
 
     def extra_repr(self) -> str:
         return f"gate={self.gate_kind!r}" if self.gate_kind else f"{self.notation['skip'] or 1}·x + {self.notation['gain'] or 1}·h"
@@ -127,7 +125,7 @@ class ZeroPad(nn.Module):
 def _projection(skip_width: int, width: int, stride: int, norm: str = "none") -> nn.Module:
     """A 1x1 convolution on the skip, with a norm where one is named. Citation: he2016deep (option B)."""
     convolution = nn.Conv2d(skip_width, width, 1, stride, bias=False)
-    return convolution if norm == "none" else nn.Sequential(convolution, setting_of("n", norm)(width))
+    return convolution if norm == "none" else nn.Sequential(convolution, build_norm(norm, width))
 
 
 def _linear_shortcut(skip_width: int, width: int, stride: int) -> nn.Module:
@@ -184,7 +182,7 @@ class Lerp(nn.Module):
 
     def forward(self, h: Tensor, x: Tensor) -> Tensor:
         alpha = self.alpha().abs() if isinstance(self.alpha, LearnedScale) else self.alpha
-        return x + _along(alpha, self.dim, x) * (h - x)
+        return x + along(alpha, self.dim, x) * (h - x)
 
 
 class LearnedScale(nn.Module):
@@ -203,49 +201,7 @@ class LearnedScale(nn.Module):
         return self.factor * self.weight
 
 
-class DropPath(nn.Module):
-    r"""Drop the branch of a whole sample: $y = \frac{m}{1 - p} h$ with $m \sim \text{Bernoulli}(1 - p)$ in training, $y = h$ in eval.
-
-    The division keeps the expectation, so training and eval agree in the mean. Shapes: any, samples first. Citation: huang2016deep.
-    """
-
-    def __init__(self, width: int, rate: float = 0.0):
-        super().__init__()
-        if not 0 <= rate < 1:
-            raise ValueError(f"drop path rate {rate!r}; allowed: 0 <= rate < 1")
-        self.rate = rate
-
-    def forward(self, h: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
-            return h
-        keep = h.new_empty((h.shape[0],) + (1,) * (h.dim() - 1)).bernoulli_(1 - self.rate)
-        return h * (keep / (1 - self.rate))
-
-
-class LayerScale(nn.Module):
-    r"""Scale every feature of the branch by a learned gain that starts small: $y = \operatorname{diag}(\lambda)\, h$.
-
-    With `learn=False` the gain is one fixed number.
-    Shapes: (..., features) with `dim=-1`, (batch, features, ...) with `dim=1`; output the same. Citation: touvron2021going.
-    """
-
-    def __init__(self, width: int, init: float = 1e-5, dim: int = -1, learn: bool = True):
-        super().__init__()
-        self.dim = dim
-        self.gain = nn.Parameter(torch.full((width,), float(init))) if learn else float(init)
-
-    def forward(self, h: Tensor) -> Tensor:
-        return h * _along(self.gain, self.dim, h)
-
-
-class Dropout(nn.Dropout):
-    r"""Zero single values with probability `rate` in training and rescale the rest by $1 / (1 - \text{rate})$. Shapes: any."""
-
-    def __init__(self, width: int, rate: float = 0.5):
-        super().__init__(rate)
-
-
-def _along(vector: Tensor | float, dim: int | None, x: Tensor) -> Tensor | float:
+def along(vector: Tensor | float, dim: int | None, x: Tensor) -> Tensor | float:
     """Shape a vector of features so that it broadcasts along one axis of x; a single number stays as it is."""
     if isinstance(vector, float) or dim in (None, -1, x.dim() - 1):
         return vector
@@ -257,9 +213,6 @@ def _symbol(value: float, learned: str | None) -> str:
     if isinstance(value, Scalar):
         return value.symbol
     return learned or ("" if value == 1 else f"{value:.4g}")
-
-
-ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh, "identity": nn.Identity}
 
 
 def add(
@@ -308,47 +261,83 @@ def lerp(alpha: float = 0.05, learn: bool | str = True, dim: int = -1):
     return partial(Lerp, alpha=alpha, learn=learn, dim=dim)
 
 
-def dropout(rate: float):
-    """Set the letter `d`: dropout of single values. See `Dropout`."""
-    return partial(Dropout, rate=rate)
+# ---------------------------------------------------------------------------------------------------- the letters
+
+NO_SIGNS = {"skip": "", "gain": "", "shortcut": "", "gate": ""}
 
 
-def drop_path(rate: float):
-    """Set the letter `p`: dropout of whole branches, sample by sample. See `DropPath`."""
-    return partial(DropPath, rate=rate)
+class Merge(Letter):
+    """What brings the skip, or the first input, into the value; a module takes (h, skip)."""
+
+    role, sums, sign = "merge", True, "+"
+
+    def build(self, factory, width, skip_width, first_width):
+        return factory(width, skip_width)
+
+    def apply(self, modules, h, x, first, inputs):
+        return modules[self.name](h, x)
+
+    def draw(self, x, first, notation):
+        return Element("merge", self.sign, self.title, source=x)
 
 
-def layer_scale(init: float = 1e-5, dim: int = -1, learn: bool = True):
-    """Set the letter `s`: a learned gain for every feature, or a fixed one; `dim=1` for images. See `LayerScale`."""
-    return partial(LayerScale, init=init, dim=dim, learn=learn)
+class AddSkip(Merge):
+    default, named = "add", {"add": add}
+
+    def equation(self, write, h, x, first, notation):
+        signs = notation.get(self.position, NO_SIGNS)
+        term, skip, gain = x, signs["skip"], signs["gain"]
+        for function in reversed(signs["shortcut"]):
+            term = write.call(function, term)
+        if signs["gate"]:
+            gate = write.call("g", x)
+            skip = write.bracketed(write.minus(Formula("1"), gate).text)
+            gain = gate.text if signs["gate"] == "exclusive" else ""
+        return write.plus(write.scale(skip, term), write.scale(gain, h))
+
+    def draw(self, x, first, notation):
+        signs = notation.get(self.position, NO_SIGNS)
+        skip = "1 - g" if signs["gate"] else "·".join(filter(None, (signs["skip"], *signs["shortcut"])))
+        gain = "g" if signs["gate"] == "exclusive" else signs["gain"]
+        return Element("merge", self.sign, self.title, source=x, on_skip=skip, on_branch=gain)
+
+    def predict(self, h, x, first, scalars):
+        return scalars.skip * x + scalars.gain * h
 
 
-NAMED: dict[str, dict[str, Callable[..., Any]]] = {
-    "a": {"add": add},
-    "c": {"concat": concat},
-    "l": {"lerp": lerp},
-    "d": {"dropout": dropout},
-    "p": {"drop_path": drop_path},
-    "s": {"layer_scale": layer_scale},
-    "r": {name: partial(lambda activation: lambda width: activation(), activation) for name, activation in ACTIVATIONS.items()},
-}
-DEFAULTS = {"a": "add", "c": "concat", "l": "lerp", "r": "relu"}
+class ConcatenateSkip(Merge):
+    default, named, sign = "concat", {"concat": concat}, "‖"
+
+    def equation(self, write, h, x, first, notation):
+        return write.beside(x, h)
 
 
-def setting_of(letter: str, setting: Any) -> Callable[..., nn.Module]:
-    """Turn what a caller wrote for a letter into a factory."""
-    if letter == "n" and (setting is None or isinstance(setting, str)):
-        return partial(norm, setting or "none")
-    if isinstance(setting, str):
-        named = NAMED.get(letter, {})
-        name, options = call_form(setting)
-        if name not in named:
-            allowed = f"allowed: {', '.join(named)}" if named else "a branch has no registered names: give a factory width -> module"
-            raise ValueError(f"unknown setting {setting!r}; {allowed}")
-        return named[name](**options)
-    if isinstance(setting, nn.Module):
-        raise TypeError(f"got the module {type(setting).__name__}, whose parameters two occurrences would share; give a factory, "
-                        "for example F=lambda width: module")
-    if not callable(setting):
-        raise TypeError(f"got {setting!r}; give a factory width -> module, a list of them, or a registered name")
-    return setting
+class Interpolate(Merge):
+    default, named, sign = "lerp", {"lerp": lerp}, "↗"
+
+    def equation(self, write, h, x, first, notation):
+        return write.plus(x, write.scale("α", write.minus(h, x)))
+
+    def predict(self, h, x, first, scalars):
+        return (1.0 - scalars.alpha) * x + scalars.alpha * h
+
+
+class AddFirst(Merge):
+    takes_setting = False
+
+    def build(self, factory, width, skip_width, first_width):
+        if width != first_width:
+            raise ValueError(f"it adds the first input of width {first_width}; keep the width through the word")
+        return None
+
+    def apply(self, modules, h, x, first, inputs):
+        return h + first
+
+    def equation(self, write, h, x, first, notation):
+        return write.plus(h, first)
+
+    def draw(self, x, first, notation):
+        return super().draw(first, first, notation)
+
+    def predict(self, h, x, first, scalars):
+        return first + h

@@ -303,7 +303,7 @@ class Block(nn.Module):
         del self._factories, self._first_width
         self.plan = tuple(tuple(segment.steps) for segment in segments)
         self.out_width = width
-        self._tie(segments, letters)
+        self._tie(letters)
 
     def _build(self, steps: Iterable[Letter | Bracket], width: int, skip_width: int, shared: bool) -> tuple[int, bool]:
         """Build the modules of steps; return the width behind them, and whether h may still be the tensor of the skip, or of
@@ -338,12 +338,12 @@ class Block(nn.Module):
             raise _error(self.word, letter.position, f"got a factory that returned {module!r}; it must return an nn.Module")
         return module
 
-    def _tie(self, segments: list[Segment], letters: dict[str, Any]) -> None:
+    def _tie(self, letters: dict[str, Any]) -> None:
         for symbol, setting in letters.items():
             if not isinstance(setting, Tied):
                 continue
             first: Letter | None = None
-            for segment in segments:
+            for segment in parse(self.word):
                 first = first if segment.mark.symbol == "|" else None
                 for letter in letters_of(segment.steps):
                     if letter.symbol != symbol:

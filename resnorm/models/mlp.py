@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from resnorm import catalog, init
 from resnorm.branches import mlp
+from resnorm.recursion import fuse
 from resnorm.streams import Stack
 from resnorm.words import BRANCHES, Block
 
@@ -59,7 +60,7 @@ def mlp_stack(
     blocks = [
         Block(word, width, F=mlp(hidden, activation), **chosen.settings_for(n=norm, **own)) for own in known
     ]
-    stack = Stack(blocks, chosen.carry(width, depth, norm, **options), last=norm)
+    stack = fuse(Stack(blocks, chosen.carry(width, depth, norm, **options), last=norm))
     model = MLPStack(inputs, stack, classes)
     init.initialise(model.stack, initialisation or chosen.init or "he", count * depth, model.head)
     return model

@@ -9,6 +9,7 @@ from resnorm.branches import Convolution, conv1x1, conv3x3
 from resnorm.letters import add
 from resnorm.norms import LAST_AXIS, call_form
 from resnorm.norms import norm as build_norm
+from resnorm.recursion import fuse
 from resnorm.streams import Stack
 from resnorm.words import BRANCHES, Block
 
@@ -113,7 +114,7 @@ def cifar_resnet(
     word = chosen.spell(**known[0])
     letters = [chosen.settings_for(n=merge_norm or norm, **options) for options in known]
     blocks = _stages(word, (count,) * 3, width, widen * width, letters, kernels, weight, norm, shortcut)
-    stack = Stack(blocks, last=norm)
+    stack = fuse(Stack(blocks, last=norm))
     inner = BASIC if generic else word
     stem = nn.Sequential(Convolution(inputs, width))
     if inner[0] != "n":

@@ -10,6 +10,7 @@ from resnorm import catalog, init
 from resnorm.branches import Cache, FirstValues, attention, cross_attention, mlp
 from resnorm.letters import LearnedScale
 from resnorm.letters import dropout as dropout_letter
+from resnorm.recursion import fuse
 from resnorm.streams import Stack
 from resnorm.words import Block
 
@@ -58,7 +59,7 @@ def transformer_stack(
                 own["d"] = dropout_letter(dropout)
             blocks.append(Block(word, width, **own))
     each_pass = {"A": {"first": FirstValues}} if inside.get("A", {}).get("value_residual") else None
-    return Stack(blocks, chosen.carry(width, len(blocks), norm, **options), last=norm, each_pass=each_pass)
+    return fuse(Stack(blocks, chosen.carry(width, len(blocks), norm, **options), last=norm, each_pass=each_pass))
 
 
 def initialise_transformer(stack: Stack, variant: str, initialisation: str | None = None) -> None:

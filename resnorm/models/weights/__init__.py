@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnorm.models.weights import bert, check, decoder, densenet, resnet, vit
+from resnorm.models.weights import bert, check, decoder, densenet, resnet, strangers, vit
 from resnorm.models.weights.family import Family, our_names
 from resnorm.models.weights.source import Source, log, read
 
@@ -103,6 +103,9 @@ def _family(model: nn.Module, source: Source) -> tuple[Family, Source]:
         raise ValueError(
             f"these are weights of {family.name}, and this model is {type(model).__name__}; build {family.call_for(named)}"
         )
+    for one in source.spellings():
+        if why := strangers.reason(one.tensors):
+            raise ValueError(f"{why}: there is no such network here, and the weights are not loaded")
     names = [family.name for family in FAMILIES if type(model) is family.ours]
     first = ", ".join(map(repr, list(source.tensors)[:3]))
     raise ValueError(

@@ -39,7 +39,7 @@ def differences(model: nn.Module, word: str, norm: type[nn.Module], causal: bool
         for part in block.children():
             for name, _ in part.named_children():
                 if type(part) in INSIDE and name not in (*INSIDE[type(part)], *inside):
-                    yield f"this model has a {name} in its {type(part).__name__}, and the weights have none"
+                    yield f"this model has {name} in its {type(part).__name__}, and the weights have none"
                     return
     if attention(model).causal != causal:
         yield f"this model has causal={not causal}, and the weights causal={causal}"

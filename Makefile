@@ -1,22 +1,27 @@
 # Two commands matter: `make book` and `make test`. Both install into .venv first, when they have to.
+# REQUIREMENTS=requirements/floor.txt (newest.txt, colab.txt) installs other versions, each into a folder of its own.
 
 PYTHON ?= python3
 PRESET ?= smoke
-VENV := .venv
+REQUIREMENTS ?= requirements.txt
+VENV := .venv$(patsubst %,-%,$(filter-out requirements,$(basename $(notdir $(REQUIREMENTS)))))
 BIN := $(VENV)/bin
 # The name of the stamp holds what is installed, so that another branch or another version installs again.
-INSTALLED := $(VENV)/installed-$(shell cat requirements.txt pyproject.toml | cksum | tr ' ' '-')
+INSTALLED := $(VENV)/installed-$(shell cat $(REQUIREMENTS) pyproject.toml | cksum | tr ' ' '-')
 PEERS := $(INSTALLED)-peers-$(shell cksum < benchmarks/requirements.txt | tr ' ' '-')
 BENCHMARKS := training_loops language_model engine recursive_skip costs placements cuda_graph
 
 .DEFAULT_GOAL := help
-.PHONY: help book test bench notebooks screenshots clean distclean
+.PHONY: help book chapters test bench notebooks screenshots clean distclean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
 
 book: $(INSTALLED)  ## build the book into _build/html (PRESET=smoke|cpu|colab|paper, ARGS="--only recursive_skip")
 	@$(BIN)/python -m book.build --preset $(PRESET) $(ARGS)
+
+chapters: $(INSTALLED)  ## execute every chapter, without pages (REQUIREMENTS=requirements/colab.txt)
+	@$(BIN)/python -m book.build --no-pages --preset $(PRESET) $(ARGS)
 
 test: $(INSTALLED)  ## run all tests (ARGS="-k words")
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)
@@ -32,21 +37,21 @@ screenshots: book  ## renew the pictures of the README (needs chromium)
 
 clean:  ## remove what was built
 	rm -rf _build .pytest_cache .hypothesis
-	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.venv*/*' -prune -exec rm -rf {} +
 
 distclean: clean  ## remove the installation too
-	rm -rf $(VENV)
+	rm -rf .venv .venv-*
 
 $(INSTALLED):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "resnorm needs Python 3.11 or newer, and $(PYTHON) is older; for example: make PYTHON=python3.12 book"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "No virtual environment. On Debian or Ubuntu: sudo apt install python3-venv"; exit 1; }
 	@echo "Installing into $(VENV), once; PyTorch is large."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@rm -f $(VENV)/installed-*
 	@touch $@
 
 $(PEERS): $(INSTALLED)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r benchmarks/requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS) -r benchmarks/requirements.txt
 	@touch $@

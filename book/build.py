@@ -3,6 +3,7 @@
     python -m book.build                         everything that changed, in the preset smoke
     python -m book.build --preset cpu --fresh    execute every chapter again, larger
     python -m book.build --only recursive_skip   execute one chapter; the others show what they last had
+    python -m book.build --no-pages              execute, and render nothing: where Jupyter Book is not installed
     python -m book.build --normalise             bring the notebooks into their stored form
 
 A failing cell, a claim that does not hold, a figure without alt text, any warning of Sphinx and anything that a page
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--fresh", action="store_true", help="execute again what has not changed, without records of earlier runs"
     )
+    parser.add_argument("--no-pages", action="store_true", help="execute the chapters and render no pages")
     parser.add_argument("--processes", type=int, default=2, help="chapters executed at a time (default: 2)")
     parser.add_argument(
         "--strict", action="store_true", default="CI" in os.environ, help="a message on stderr fails (default in CI)"
@@ -46,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
                 or "all notebooks are in their stored form"
             )
         else:
-            build(project, chosen.preset, chosen.only, chosen.fresh, chosen.processes, chosen.strict)
+            build(project, chosen.preset, chosen.only, chosen.fresh, chosen.processes, chosen.strict, not chosen.no_pages)
     except BuildError as error:
         print(f"\nThe book was not built.\n\n{error}", file=sys.stderr)
         return 1
@@ -60,8 +62,12 @@ def build(
     fresh: bool = False,
     processes: int = 2,
     strict: bool = False,
+    with_pages: bool = True,
 ) -> Path:
-    """Build the site and return its first page. Raises BuildError saying what is wrong, and where."""
+    """Build the site and return its first page; without pages the folder of the executions.
+
+    Raises BuildError saying what is wrong, and where.
+    """
     started = time.monotonic()
     if unknown := set(only or []) - set(project.chapters):
         raise BuildError(
@@ -70,6 +76,8 @@ def build(
     numbers.check_numbers(project)
     print(f"Chapters (preset {preset}):", flush=True)
     folders = chapters.execute_all(project, only or project.chapters, preset, fresh, processes, strict)
+    if not with_pages:
+        return project.build / "executed"
     for chapter in set(project.chapters) - set(folders):
         if folder := chapters.last_execution(project, chapter):
             folders[chapter] = folder

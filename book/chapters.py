@@ -10,6 +10,7 @@ import shutil
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -125,12 +126,14 @@ def files_under(folder: Path, *patterns: str) -> list[Path]:
 
 
 def execution_key(project: Project, chapter: str, preset: str) -> str:
-    """What an execution depends on: cells, parameters, package, pinned versions, committed records, its claims."""
+    """What an execution depends on: cells, parameters, package, installed versions, committed records, its claims."""
     notebook = nbformat.read(project.notebook(chapter), 4)
     cells = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in notebook.cells]
     claims = [claim for claim in project.claims if claim["chapter"] == chapter]
     paths = files_under(project.root / "resnorm", "*.py", "*.cpp") + files_under(project.root / "results", "*.json")
-    environment = [platform.python_version(), Path(__file__).read_text(encoding="utf-8")]
+    # requirements/colab.txt installs others than requirements.txt says.
+    versions = [metadata.version(name) for name in ("torch", "numpy", "pandas", "matplotlib", "ipython")]
+    environment = [platform.python_version(), versions, Path(__file__).read_text(encoding="utf-8")]
     return fingerprint([*paths, project.root / "requirements.txt"], project.root,
                        [cells, parameters(notebook, preset), claims, environment])  # fmt: skip
 

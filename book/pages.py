@@ -16,8 +16,8 @@ from book.chapters import Project
 
 # The package's modules from the bottom up: a module imports only from those before it (tests/test_structure.py).
 MODULES = (
-    "norms", "recursion", "drawing", "letters", "words", "streams", "branches", "init", "catalog", "models", "theory", "probes",
-    "data", "training", "lab", "claims", "plots",
+    "extras", "norms", "recursion", "drawing", "letters", "words", "streams", "branches", "init", "catalog", "models", "theory",
+    "probes", "data", "training", "lab", "claims", "plots",
 )  # fmt: skip
 GROUPS = {
     "generic": ("Around any branch", "`F` stands for any learned function: an MLP, two convolutions, attention."),

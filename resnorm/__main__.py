@@ -8,7 +8,14 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+from resnorm.extras import MissingExtra, needed_for
+
+try:
+    with needed_for("the commands of resnorm"):
+        import typer
+except MissingExtra as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
 
 # torch takes seconds to import: every command imports what it needs, so that --help answers at once.
 app = typer.Typer(
@@ -284,7 +291,7 @@ def main() -> None:
     logging.getLogger("resnorm.lab").setLevel(logging.INFO)
     try:
         app(prog_name="python -m resnorm")
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, MissingExtra) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except ExceptionGroup as failures:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from resnorm.extras import needed_for
 from resnorm.lab.record import PACKAGE
 from resnorm.lab.store import write_atomically
 
@@ -105,7 +106,8 @@ def read_claims() -> list[dict[str, str]]:
 
     Raises ValueError naming the entry and the field that is missing, unknown or wrong.
     """
-    import yaml
+    with needed_for("claims of the book"):
+        import yaml
 
     path = _book_file("claims.yml")
     entries = yaml.safe_load(path.read_text(encoding="utf-8")) or []

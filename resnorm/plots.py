@@ -7,7 +7,19 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from resnorm.extras import needed_for
 from resnorm.lab import mean_and_deviation
+
+with needed_for("figures"):
+    import matplotlib
+    import numpy
+    from cycler import cycler
+    from matplotlib.collections import PolyCollection
+    from matplotlib.colors import to_rgb
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
 
 # Okabe-Ito without black and yellow, which vanish on a dark or a white page; the grey is as far from both.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#787878"]
@@ -19,9 +31,6 @@ GREY = "#787878"
 
 def style() -> AbstractContextManager:
     """Return a context in which matplotlib draws in the house style."""
-    import matplotlib
-    from cycler import cycler
-
     settings = {
         "figure.figsize": (7.6, 4.0), "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
         "font.size": 11, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
@@ -41,8 +50,8 @@ def show(figure, alt: str | None = None) -> None:
     ``alt``: the text; by default the one that the figure's own function computed (see `describe`).
     Raises ValueError if there is none.
     """
-    from IPython.display import display
-
+    with needed_for("figures in a notebook", "book"):
+        from IPython.display import display
     alt = alt or describe(figure)
     bundle = {"image/svg+xml": svg(figure), "text/plain": alt}
     display(bundle, metadata={"image/svg+xml": {"alt": alt}, "alt": alt}, raw=True)
@@ -246,8 +255,6 @@ def heat_map(
     equal value carry their value, and every panel says its range. Returns a matplotlib Figure.
     Raises as `curves`, and ValueError where no value is above 0.
     """
-    import numpy
-
     data = _observations(frame, x, y, panels, rows)
     if not (data[_VALUE] > 0).any():
         raise ValueError(f"no value of {y!r} is above 0; a heat map has a logarithmic scale")
@@ -329,8 +336,6 @@ def ridgeline(
     others, too. ``log``: a logarithmic axis; values of 0 and less are left out, as are those that are not finite.
     Returns a matplotlib Figure. Raises as `curves`, and ValueError for a ``behind`` that is no panel.
     """
-    import numpy
-
     data = _observations(frame, rows, y, panels, None)
     if panels and behind is not None and behind not in set(data[panels]):
         raise ValueError(f"behind={behind!r} is no panel; allowed: {', '.join(map(str, dict.fromkeys(data[panels])))}")
@@ -338,8 +343,9 @@ def ridgeline(
     data = data[numpy.isfinite(data[_VALUE]) & ((data[_VALUE] > 0) | (not log))]
     values = numpy.log10(data[_VALUE]) if log else data[_VALUE]
     edges = numpy.linspace(values.quantile(0.005 if log else 0.0003), values.quantile(0.9998) + 1e-9, 101)
+    data = data.assign(**{_VALUE: values})
     hills = {
-        title: _select(data.assign(**{_VALUE: values}), {panels: title}).groupby(rows)[_VALUE].agg(numpy.asarray)
+        title: {level: hill.to_numpy() for level, hill in _select(data, {panels: title}).groupby(rows)[_VALUE]}
         for title in titles
     }
     parts = []
@@ -374,8 +380,6 @@ def norm_cubes(
     columns = min(len(names), 3)
     rows = math.ceil(len(names) / columns)
     with style():
-        from matplotlib.figure import Figure
-
         figure = Figure(figsize=(7.6, 3.0 * rows + 0.1))
         # Every cell of the same size, whatever stands below it.
         figure.subplots_adjust(0.01, 0.68 / (3.0 * rows), 0.99, 1 - 0.25 / (3.0 * rows), wspace=0.12, hspace=0.42)
@@ -468,16 +472,12 @@ def _corners(table) -> str:
 
 
 def _panels(count: int, height: float = 4.0, legend_rows: int = 0):
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(7.6, height + 0.22 * legend_rows), layout="constrained")
     axes = figure.subplots(1, count, sharey=True, squeeze=False)[0]
     return figure, list(axes)
 
 
 def _dot_panels(panels: int, rows: int, published: bool):
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(7.6, 1.15 + 0.4 * rows), layout="constrained")
     ratios = [1.0] * panels + [0.62] * published
     axes = figure.subplots(1, len(ratios), sharey=True, squeeze=False, width_ratios=ratios)[0]
@@ -528,8 +528,6 @@ def _spread_out(row: int, count: int) -> list[float]:
 
 
 def _grid(count: int):
-    from matplotlib.figure import Figure
-
     columns = min(count, 3)
     rows = math.ceil(count / columns)
     figure = Figure(figsize=(7.6, 0.5 + 2.35 * rows), layout="constrained")
@@ -549,9 +547,6 @@ def _levels(low: float, high: float) -> list[float]:
 
 
 def _draw_heat(ax, table, low: float, high: float, levels: list[float]):
-    import numpy
-    from matplotlib.patheffects import withStroke
-
     x, y = (numpy.asarray(axis, dtype=float) for axis in (table.columns, table.index))
     # One picture a panel in place of a path a cell: a deep network has thousands of cells.
     image = ax.pcolormesh(_edges(x), _edges(y), table, cmap="cividis", vmin=low, vmax=high, rasterized=True)
@@ -573,8 +568,6 @@ def _draw_heat(ax, table, low: float, high: float, levels: list[float]):
 
 def _draw_cell(ax, column: int, row: int, text: str, depth: float) -> None:
     """A number on a shade of its own, dark enough for white text or pale enough for black: both pages can read it."""
-    from matplotlib.patches import Rectangle
-
     colour = _shaded(COLOURS[0], 0.85 - 0.85 * depth)
     ax.add_patch(Rectangle((column - 0.47, row - 0.45), 0.94, 0.9, facecolor=colour, edgecolor="none", zorder=1))
     ax.text(column, row, text, ha="center", va="center", fontsize=9, color="#000000" if depth < 0.55 else "#FFFFFF", zorder=2)
@@ -604,8 +597,6 @@ def _draw_hills(ax, hills, levels: list, edges, colour: str | None, log: bool) -
 
 def _density(values, edges):
     """A smoothed histogram, highest at 1; zeros where no value lies between the edges."""
-    import numpy
-
     counts = numpy.histogram(values, edges)[0].astype(float)
     low, high = numpy.quantile(values, (0.25, 0.75))
     # Silverman's bandwidth, in bins.
@@ -633,8 +624,6 @@ def _ends_of_hills(hills, levels: list, rows: str, log: bool) -> str:
 
 def _edges(centres):
     """The borders halfway between neighbours, and as far outside the first and the last."""
-    import numpy
-
     if len(centres) == 1:
         return numpy.array([centres[0] - 0.5, centres[0] + 0.5])
     middle = (centres[1:] + centres[:-1]) / 2
@@ -653,8 +642,6 @@ def _draw_line(ax, line, x: str, index: int, predicted: bool) -> None:
 
 
 def _legend(figure, names: list, predicted: bool) -> None:
-    from matplotlib.lines import Line2D
-
     if len(names) < 2:
         return
     handles = [
@@ -714,8 +701,6 @@ def _averaged(shared) -> str:
 
 
 def _draw_cube(ax, shared, colour: str, hatch: str) -> None:
-    from matplotlib.collections import PolyCollection
-
     samples, channels, positions = shared.shape
     faces: dict[float | None, list] = {}
 
@@ -755,8 +740,6 @@ def _draw_cube(ax, shared, colour: str, hatch: str) -> None:
 
 def _shaded(colour: str, amount: float) -> tuple[float, float, float]:
     """The colour mixed with white (amount > 0) or black (amount < 0)."""
-    from matplotlib.colors import to_rgb
-
     goal = 1.0 if amount > 0 else 0.0
     red, green, blue = (part + (goal - part) * abs(amount) for part in to_rgb(colour))
     return red, green, blue

@@ -482,13 +482,13 @@ def test_repository_name_stands_in_one_place(monkeypatch):
 def test_normalise_strips_and_writes_the_name(project):
     dirty = executed(figure("a"))
     dirty.cells.insert(
-        1, nbformat.v4.new_code_cell('%pip install "resnorm @ git+https://github.com/old/name"', execution_count=3)
+        1, nbformat.v4.new_code_cell('%pip install "resnorm[lab] @ git+https://github.com/old/name"', execution_count=3)
     )
     nbformat.write(dirty, project.root / "notebooks/good.ipynb")
     assert "good.ipynb" in chapters.normalise(project)
     clean = nbformat.read(project.root / "notebooks/good.ipynb", 4)
     assert f"github/{project.repository}/blob/main/notebooks/good.ipynb" in clean.cells[0].source
-    assert clean.cells[1].source == f'%pip install "resnorm @ git+https://github.com/{project.repository}"'
+    assert clean.cells[1].source == f'%pip install "resnorm[lab] @ git+https://github.com/{project.repository}"'
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in clean.cells)
     assert chapters.normalise(project) == []
 
@@ -504,7 +504,9 @@ def test_stored_notebook(path):
     assert current, f"run `make notebooks`: {path.name} is not in its stored form"
     assert chapters.COLAB.search(stored.cells[0].source), "the first cell has no Colab badge"
     code = [cell for cell in stored.cells if cell.cell_type == "code"]
+    extra = "translation" if any("resnorm.lab.translation" in cell.source for cell in code) else "lab"
     assert '"google.colab" in sys.modules' in code[0].source and chapters.INSTALL.search(code[0].source)
+    assert f'%pip install --quiet "resnorm[{extra}] @ git+' in code[0].source
     assert code[1].metadata.get("tags") == ["parameters"]
     for line in code[1].source.splitlines():
         assert re.match(r"\w+ = .+  # [\w\[\]| ]+: .+", line), f"a parameter needs its type and its meaning: {line}"

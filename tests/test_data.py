@@ -20,6 +20,7 @@ from resnorm.data import (
     tiny_shakespeare,
 )  # fmt: skip
 from resnorm.data.dataset import channel_statistics, stratified_split
+from resnorm.extras import MissingExtra
 
 SPLITS = ("train", "validation", "test")
 BUNDLED = [("digits", {}), ("number_words", dict(limit=60)), ("characters", dict(context=50)), ("masked_characters", dict(context=50))]
@@ -410,7 +411,7 @@ def test_the_bundled_text_begins_as_it_always_did():
 def test_without_num2words_the_error_names_the_repair(monkeypatch):
     monkeypatch.setitem(sys.modules, "num2words", None)
     for function in (number_words, characters):
-        with pytest.raises(DataError, match="pip install num2words.*'digits'"):
+        with pytest.raises(MissingExtra, match=r"package num2words.*pip install \"resnorm\[lab\]\".*'digits'"):
             function()
 
 

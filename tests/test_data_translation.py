@@ -13,6 +13,7 @@ from resnorm.data import (
     DataError, DataSet, en_vi, iwslt15_en_vi, load, multi30k, number_pairs, number_words, translation, wmt14_en_de,
 )  # fmt: skip
 from resnorm.data.dataset import END, NOT_SCORED, PADDING, START, UNKNOWN, padded
+from resnorm.extras import MissingExtra
 
 SPLITS = ("train", "validation", "test")
 EN_VI = ("indomain-news/train", "wiki-alt/data", "basic/data", "indomain-news/dev", "indomain-news/tst")
@@ -272,13 +273,13 @@ def test_without_the_hub_the_error_names_the_repair(hub, monkeypatch):
     with pytest.raises(DataError, match="wmt14_en_de could not be had from .*Check the network.*'number_pairs' is bundled"):
         wmt14_en_de()
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"package datasets.*pip install \"resnorm\[translation\]\".*'number_pairs'"):
+    with pytest.raises(MissingExtra, match=r"package datasets.*pip install \"resnorm\[translation\]\".*'number_pairs'"):
         iwslt15_en_vi()
 
 
 def test_without_tokenizers_the_error_names_the_repair(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(DataError, match=r"package tokenizers.*pip install \"resnorm\[translation\]\".*'number_pairs'"):
+    with pytest.raises(MissingExtra, match=r"package tokenizers.*pip install \"resnorm\[translation\]\".*'number_pairs'"):
         en_vi()
 
 

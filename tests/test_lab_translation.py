@@ -9,8 +9,8 @@ import sacrebleu
 import torch
 
 from resnorm import data, lab, models
-from resnorm.data import DataError
 from resnorm.data.dataset import END, PADDING
+from resnorm.extras import MissingExtra
 from resnorm.lab import translation as measure
 from resnorm.lab.measurements import MEASUREMENTS
 from resnorm.lab.plans.translation import best_peaks
@@ -133,7 +133,7 @@ def test_pairs_are_needed(name, model):
 
 def test_without_sacrebleu_the_error_names_the_repair(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
-    with pytest.raises(DataError, match=r'package sacrebleu.*pip install "resnorm\[translation\]"'):
+    with pytest.raises(MissingExtra, match=r'package sacrebleu.*pip install "resnorm\[translation\]"'):
         measure.scores(["a"], ["a"])
 
 

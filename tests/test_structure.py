@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 import resnorm
 from book.pages import MODULES
@@ -16,7 +18,20 @@ from book.pages import MODULES
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "resnorm").rglob("*.py"))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-PINS = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "requirements.txt").read_text(encoding="utf-8"), re.MULTILINE))
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
+
+
+def pins(name: str) -> list[tuple[Requirement, str]]:
+    """The requirements of a file, each with the one version that it allows."""
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return [(requirement, re.fullmatch(r"==([\w.]+)", str(requirement.specifier))[1]) for requirement in found]
+
+
+def bounds(*extras: str) -> list[Requirement]:
+    """What the package and these of its extras require, without our own extras among them."""
+    lines = [*PYPROJECT["project"]["dependencies"], *(line for extra in extras for line in EXTRAS[extra])]
+    return [requirement for requirement in map(Requirement, lines) if requirement.name != "resnorm"]
 
 
 def top(path: Path) -> str:
@@ -64,22 +79,56 @@ def test_import_is_light():
     assert done.stdout.strip() == "[]"
 
 
+def test_the_core_needs_torch_alone():
+    assert [requirement.name for requirement in bounds()] == ["torch"]
+    for extra in ("translation", "book", "bench"):
+        assert "resnorm[lab]" in EXTRAS[extra]
+    assert "resnorm[book,translation]" in EXTRAS["test"]
+
+
 def test_colab_keeps_its_torch():
-    """The package states lower bounds only, and the pinned versions satisfy them."""
-    for requirement in PYPROJECT["project"]["dependencies"]:
-        name, bound = re.fullmatch(r"([\w-]+)>=([\d.]+)", requirement).groups()
-        numbers = [[int(part) for part in version.split(".")] for version in (bound, PINS[name])]
-        assert numbers[0] <= numbers[1], requirement
+    """What a notebook installs has lower bounds only, and Colab's list, the lowest versions and the pins satisfy them."""
+    for requirement in bounds("lab", "translation"):
+        assert re.fullmatch(r">=[\d.]+", str(requirement.specifier)), requirement
+    for name in ("requirements.txt", "requirements/colab.txt", "requirements/floor.txt"):
+        versions = {(pinned.name.lower(), version) for pinned, version in pins(name)}
+        refused = [(bound, version) for bound in bounds(*EXTRAS) for pinned, version in versions
+                   if pinned == bound.name.lower() and not bound.specifier.contains(version)]  # fmt: skip
+        assert not refused, f"{name}: {refused}"
 
 
 def test_everything_is_pinned():
-    lines = [
-        line
-        for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-        if line and not line.startswith("#")
-    ]
-    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
-    assert len({line.split("==")[0] for line in lines}) == len(lines)
+    names = [requirement.name.lower() for requirement, _ in pins("requirements.txt")]
+    assert len(set(names)) == len(names)
+    assert {requirement.name.lower() for requirement in bounds("lab", "translation", "book", "test")} <= set(names)
+
+
+def test_the_floor_is_what_pyproject_allows():
+    """Every lower bound is what the floor installs on the oldest Python; a later one may have no wheel of it."""
+    oldest = {"python_version": "3.11"}
+    floor = {pinned.name: version for pinned, version in pins("requirements/floor.txt")
+             if pinned.marker is None or pinned.marker.evaluate(oldest)}  # fmt: skip
+    for bound in bounds("lab", "translation"):
+        assert Version(floor[bound.name]) == Version(str(bound.specifier).removeprefix(">=")), bound
+
+
+def test_the_newest_are_all_of_them_without_pins():
+    lines = (ROOT / "requirements/newest.txt").read_text(encoding="utf-8").splitlines()
+    names = {line for line in lines if not line.startswith("#")}
+    tools = {requirement.name for requirement in map(Requirement, EXTRAS["test"])} - {"resnorm"}
+    assert names == {requirement.name for requirement in bounds("lab", "translation")} | tools | {"hatchling"}
+
+
+def test_colabs_list_says_its_date():
+    head = (ROOT / "requirements/colab.txt").read_text(encoding="utf-8").partition("\n\n")[0]
+    assert re.search(r"20\d\d-\d\d-\d\d", head) and "backend-info" in head
+
+
+def test_type_checkers_see_every_public_name():
+    """To a type checker a lazy attribute is Any; the stub beside it imports each name from the module that has it."""
+    stub = (ROOT / "resnorm/__init__.pyi").read_text(encoding="utf-8")
+    expected = [f"from resnorm.{module} import {name} as {name}" for module, names in resnorm.PUBLIC.items() for name in names]
+    assert [line for line in stub.splitlines() if line.startswith("from ")] == expected, "write these lines into resnorm/__init__.pyi"
 
 
 def test_one_version():

@@ -1,9 +1,9 @@
 """What a data set is: three splits held as tensors, and what a model has to know of them."""
 
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -88,10 +88,11 @@ def padded(pairs: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Split:
     """Put pairs of lists of tokens into the two tensors of a split of pairs: see `DataSet`."""
     sides = []
     for side, filler in zip(zip(*pairs, strict=True), (PADDING, NOT_SCORED), strict=True):
-        rows = numpy.full((len(side), max(map(len, side)) + 1), filler, dtype=numpy.int64)
-        for row, tokens in zip(rows, side, strict=True):
-            row[: len(tokens)], row[len(tokens)] = tokens, END
-        sides.append(torch.from_numpy(rows))
+        width = max(map(len, side)) + 1
+        rows = array("q", [filler]) * (len(side) * width)
+        for start, tokens in zip(range(0, len(rows), width), side, strict=True):
+            rows[start : start + len(tokens) + 1] = array("q", [*tokens, END])
+        sides.append(torch.frombuffer(rows, dtype=torch.int64).view(-1, width))
     return sides[0], sides[1]
 
 

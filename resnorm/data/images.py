@@ -4,11 +4,11 @@ import os
 import tempfile
 from pathlib import Path
 
-import numpy
 import torch
 
 from resnorm.data.dataset import DataSet, stratified_split
 from resnorm.data.root import DataError, data_root
+from resnorm.extras import needed_for
 
 SEED = 0
 BUNDLED = "The data set 'digits' is bundled and needs no download."
@@ -20,7 +20,8 @@ def digits(validation: int = 180, test: int = 360, seed: int = SEED) -> DataSet:
     ``validation`` and ``test`` are numbers of examples; ``seed`` chooses them, every class in its share.
     Raises ValueError where no example is left for training.
     """
-    from sklearn.datasets import load_digits
+    with needed_for("the handwritten digits"):
+        from sklearn.datasets import load_digits
 
     bunch = load_digits()
     images = torch.from_numpy((bunch.images * (255 / 16)).round().astype("uint8"))[:, None]
@@ -61,11 +62,12 @@ def cifar10(
 
 def _tensors(part) -> tuple[torch.Tensor, torch.Tensor]:
     # torchvision shows the files' (examples, 3, 32, 32) as (examples, 32, 32, 3): turned back, nothing is copied.
-    return torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(numpy.array(part.targets))
+    return torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)
 
 
 def _cifar10_parts(root: Path, download: bool):
-    from torchvision.datasets import CIFAR10
+    with needed_for("the images of CIFAR-10"):
+        from torchvision.datasets import CIFAR10
 
     folder = root / CIFAR10.base_folder
     try:
@@ -94,7 +96,8 @@ def _cifar10_parts(root: Path, download: bool):
 
 def _download(url: str, md5: str, name: str, root: Path) -> None:
     """Fetch an archive, check it and put the folder ``name`` that it holds into ``root``."""
-    import pooch
+    with needed_for("downloads", instead=BUNDLED):
+        import pooch
 
     root.mkdir(parents=True, exist_ok=True)
     # Unpacked beside its place and moved there whole: neither a kill nor a second process leaves half a data set.

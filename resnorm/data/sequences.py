@@ -9,6 +9,7 @@ import torch
 
 from resnorm.data.dataset import NOT_SCORED, DataSet, Split, padded
 from resnorm.data.root import DataError, data_root
+from resnorm.extras import needed_for
 
 SEED = 0
 PAIRS = ("en-vi", "en-de", "en-fr")
@@ -156,8 +157,8 @@ def _shakespeare(root: Path, download: bool) -> str:
     path, instead = root / "tinyshakespeare" / "input.txt", "The data set 'characters' is bundled and needs no download."
     if not path.exists() and not download:
         raise DataError(f"{path} is missing. Set RESNORM_DATA or root= to a folder that has it, or allow download=True. {instead}")
-    import pooch
-
+    with needed_for("downloads", instead=instead):
+        import pooch
     try:
         # An existing file is only checked; a download becomes visible whole, and never under a wrong checksum.
         pooch.retrieve(SHAKESPEARE, SHAKESPEARE_SHA256, fname=path.name, path=path.parent, progressbar=False)
@@ -214,13 +215,8 @@ def _named_numbers(task: str, pair: str, limit: int) -> list[tuple[str, str]]:
 
 
 def _name(number: int, language: str) -> str:
-    try:
+    with needed_for("number names", instead="The data set 'digits' needs only scikit-learn."):
         from num2words import num2words
-    except ImportError as error:
-        raise DataError(
-            "number names are made by the package num2words, which is not installed: pip install num2words. "
-            "The data set 'digits' needs only scikit-learn."
-        ) from error
     return num2words(number, lang=language)
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from resnorm.data.dataset import DataSet, padded
 from resnorm.data.root import DataError, data_root
+from resnorm.extras import needed_for
 
 SEED = 0
 SPECIAL = ["<padding>", "<start>", "<end>", "<unknown>"]
 BYTES = 256
 BUNDLED = "The data set 'number_pairs' is bundled and needs no download."
-EXTRA = 'pip install "resnorm[translation]"'
 # Of a stream, what is held to draw the next pair from.
 BUFFER = 10_000
 PART = 50_000
@@ -43,7 +43,7 @@ def en_vi(
     rest, drawn by a fixed seed. Validation and test are whole: their longest row is the context.
 
     Shapes: (pairs, source tokens) for inputs, (pairs, target tokens) for targets, see `DataSet`.
-    Raises DataError where files or the package tokenizers are missing; ValueError for impossible sizes.
+    Raises DataError where files are missing, MissingExtra without the package tokenizers, ValueError for impossible sizes.
     """
     files = dict(
         train=("indomain-news/train", "wiki-alt/data", "basic/data"),
@@ -77,8 +77,8 @@ def iwslt15_en_vi(
     holds escapes such as `&apos;`, so that its BLEU is not that of plain text. The loading code is tested on files of the
     same form; no run of this project has used the real ones.
 
-    Tokens, ``vocabulary``, ``longest``, ``subset`` and shapes are those of `en_vi`. Raises as `en_vi`, and DataError where
-    the package datasets is missing or the hub cannot be reached.
+    Tokens, ``vocabulary``, ``longest``, ``subset`` and shapes are those of `en_vi`. Raises as `en_vi`, DataError
+    where the hub cannot be reached, and MissingExtra without the package datasets.
     """
     train, test = (_hub("iwslt15_en_vi", split, ("en", "vi")) for split in ("train", "test"))
     if type(validation) is not int or not 1 <= validation < len(train):
@@ -143,12 +143,8 @@ def _hub(
     data: str, split: str, languages: tuple[str, str], streaming: bool = False, count: int | None = None
 ) -> Pairs:
     """A split from Hugging Face's hub, without the pairs that have an empty side."""
-    try:
+    with needed_for("sentence pairs of Hugging Face's hub", "translation", BUNDLED):
         from datasets import load_dataset
-    except ImportError as error:
-        raise DataError(
-            f"{data} is read by the package datasets, which is not installed: {EXTRA}. {BUNDLED}"
-        ) from error
     try:
         rows = load_dataset(**HUB[data], split=split, streaming=streaming)
         if count is not None:
@@ -197,12 +193,8 @@ def _tokenised(name: str, pairs: dict[str, Pairs], vocabulary: int, longest: int
 
 
 def _byte_pair_encoding(texts: Iterable[str], vocabulary: int):
-    try:
+    with needed_for("sentences that are cut into tokens", "translation", BUNDLED):
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    except ImportError as error:
-        raise DataError(
-            f"sentences are cut into tokens by the package tokenizers, which is not installed: {EXTRA}. {BUNDLED}"
-        ) from error
     tokenizer = Tokenizer(models.BPE())
     tokenizer.encode_special_tokens = True  # a sentence that writes <end> has five characters there
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

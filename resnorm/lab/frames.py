@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
+from resnorm.extras import needed_for
 from resnorm.lab.experiment import Experiment
 from resnorm.lab.record import Record
 
@@ -27,7 +28,8 @@ def frame(records: list[Record], kind: str = "metrics"):
     (depth, order, ...; with its part in front where two parts vary it), status, those of the kind, metric and value.
     Raises ValueError for another kind.
     """
-    import pandas
+    with needed_for("tables of records"):
+        import pandas
 
     from resnorm.lab.measurements import MEASUREMENTS
 
@@ -128,7 +130,8 @@ def summary(records: list[Record], metric: str | None = None) -> str:
 
 
 def _table(records: list[Record], metrics: list[str]) -> str:
-    import pandas
+    with needed_for("tables of records"):
+        import pandas
 
     columns = [name for name in settings_columns(records) if name not in ("task", "model", "seed")]
     paths = settings_columns(records)

@@ -4,8 +4,9 @@ from typing import Any
 
 from torch import nn
 
-from resnorm.data import DataError, DataSet
+from resnorm.data import DataSet
 from resnorm.data.dataset import PADDING
+from resnorm.extras import needed_for
 from resnorm.models import translate
 
 # What is searched: greedily for the choice between models, and both ways for the result.
@@ -20,7 +21,7 @@ def translation(model: nn.Module, data: DataSet, batch: int = BATCH) -> list[dic
     `batch`: how many sentences are searched at the same time.
 
     Columns: split, beam, the columns of `scores`.
-    Raises DataError where the package sacrebleu is missing.
+    Raises MissingExtra without the package sacrebleu.
     """
     return [
         dict(split=split, beam=beam) | scores(translated(model, data, split, beam, batch=batch), _sentences(data, split)[1])
@@ -53,14 +54,10 @@ def scores(translations: list[str], references: list[str]) -> dict[str, Any]:
 
     bleu [papineni2002bleu] and chrf [popovic2015chrf] in percent, each with its signature; length_ratio, the tokens of all
     translations by those of all references; exact, the share of translations that are their reference.
-    Raises DataError where the package sacrebleu is missing.
+    Raises MissingExtra without the package sacrebleu.
     """
-    try:
+    with needed_for("scores of translations", "translation"):
         from sacrebleu.metrics import BLEU, CHRF
-    except ImportError as error:
-        raise DataError(
-            'translations are scored by the package sacrebleu, which is not installed: pip install "resnorm[translation]"'
-        ) from error
     bleu, chrf = BLEU(), CHRF()
     result = bleu.corpus_score(translations, [references])
     right = sum(one == other for one, other in zip(translations, references, strict=True))

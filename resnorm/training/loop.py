@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from math import isfinite
 from time import perf_counter
 
@@ -241,19 +242,16 @@ class _Loop:
         self.seconds_aside = 0.0
 
     def run_all(self) -> Run:
-        from tqdm import tqdm
-
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         self._restore()
         self.started = perf_counter() - self.run.wall_seconds
-        # In a notebook that is only executed, a bar would become part of the page.
-        shown = self.progress and self.processes.rank == 0 and (sys.stderr.isatty() or "google.colab" in sys.modules)
-        with tqdm(total=self.steps, initial=self.step, unit="step", disable=not shown) as bar:
+        with self._bar() as bar:
             while self.run.status == "running":
                 if not self.unevaluated:
                     self._one_step()
-                    bar.update()
+                    if bar:
+                        bar.update()
                     self.unevaluated = self._ends_epoch()
                     if self.step % LOG_EVERY == 0 or self.unevaluated:
                         self._log()
@@ -262,13 +260,24 @@ class _Loop:
                         self._save()
                 if self.unevaluated and self.run.status == "running":
                     self._end_epoch()
-                    bar.set_postfix({name: f"{value:.3f}" for name, value in self.run.metrics.items()})
+                    if bar:
+                        bar.set_postfix({name: f"{value:.3f}" for name, value in self.run.metrics.items()})
                 if self.run.status != "running":
                     self._summarise()
                     if self.checkpoint:
                         self._save()
         self.model.eval()
         return self.run
+
+    def _bar(self):
+        """A bar of progress on a terminal and on Colab, where tqdm is installed."""
+        # In a notebook that is only executed, a bar would become part of the page.
+        shown = self.progress and self.processes.rank == 0 and (sys.stderr.isatty() or "google.colab" in sys.modules)
+        if not shown or find_spec("tqdm") is None:
+            return nullcontext()
+        from tqdm import tqdm
+
+        return tqdm(total=self.steps, initial=self.step, unit="step")
 
     def _one_step(self) -> None:
         recipe = self.recipe

@@ -56,12 +56,15 @@ def autocast(precision: str):
 def plain_skip(word: str) -> str:
     """The word of the same branches with a plain skip: `Fa` for `nFan`, `CrCa` for `CnrCnar`, `Aa Ma` for `Aan Man`.
 
-    ReLUs stay between convolutions, for without them two would be one; a word that concatenates still does.
+    ReLUs stay between convolutions, for without them two would be one; a word that concatenates still does. What stands side
+    by side stays there: `[A,M]a` for `n[A,M]a`.
     """
     return " ".join(_plain_skip(sub_word) for sub_word in word.split(" ") if set(sub_word) & set(BRANCHES))
 
 
 def _plain_skip(sub_word: str) -> str:
+    if "[" in sub_word:
+        return "".join(letter for letter in sub_word if letter in BRANCHES or letter in "[,]") + "a"
     branches = [letter for letter in sub_word if letter in BRANCHES]
     between = "r" if branches[0] == "C" else ""
     after = "r" if branches == ["C"] else ""

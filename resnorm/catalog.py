@@ -29,7 +29,7 @@ class Variant:
     `init` names its rule in `resnorm.init`, `cite` its source in the bibliography, `tags` the groups of the gallery:
     "generic" (a branch F of any kind), "image" (convolutions), "transformer" (attention and MLP), "stream" (a skip
     across blocks). Options named in `GIVEN_BY_MODEL` are the model's to give: `depth` is
-    the number of residual branches of the whole stack, see `residual_branches`; `block` counts them from 1 up to a
+    the number of residual branches of the whole stack, see `resnorm.words.residual_branches`; `block` counts them from 1 up to a
     block's own, `layer` the layers; `dim` is the axis of the channels. `inside` gives the branches A and M their own settings, from
     the name of the norm. `stream` carries the skip where it crosses the blocks: a function of the options, and of
     `width`, `count` (blocks) and `norm`, that the blocks of one stack share; those variants have the tag "stream".
@@ -144,31 +144,6 @@ def _recursive_word(order: int, affine: str) -> str:
     if isinstance(order, bool) or not isinstance(order, int) or order < 1:
         raise ValueError(f"order={order!r}; the order of a recursive skip is an integer of 1 or more")
     return "F" + "an" * order
-
-
-def residual_branches(word: str) -> int:
-    """Count what a word adds to its skips: 1 for `nFa` and `Fanan`, 2 for `nAa nMa` and `n[A,M]a`, 3 for `nMha nAa nMha`.
-
-    A residual branch is what stands between a skip and its merge; in brackets each part with a branch letter is one. A word
-    without a merge, a block of a stream, counts as if a merge followed.
-    """
-    count = inside = 0
-    outside = part = False  # whether a branch has run since the last merge: outside of brackets, in this part of one
-    level = 0
-    for letter in word + " ":
-        if letter == "[":
-            level += 1
-        elif letter in BRANCHES:
-            outside, part = outside or not level, part or bool(level)
-        elif level and letter in {",", "]", *MERGES}:
-            inside, part = inside + part, False
-            level -= letter == "]"
-        elif letter == "|":
-            inside, outside = 0, False
-        elif letter == " " or letter in MERGES:
-            count += inside or outside
-            inside, outside = 0, False
-    return count
 
 
 def transformer_words(variant: Variant, branches: str = "AM", **options: Any) -> list[str]:
@@ -569,6 +544,22 @@ _ALL = (
         "Aan Xan Man",
         "Self-attention, attention to a memory and MLP, each with Add & Norm.",
         "vaswani2017attention",
+        tags=TRANSFORMER,
+    ),
+    Variant(
+        "parallel",
+        "Parallel branches, one norm",
+        "n[A,M]a",
+        "Attention and MLP read the same normalised stream, side by side, and are added at once.",
+        "wang2021gptj",
+        tags=TRANSFORMER,
+    ),
+    Variant(
+        "parallel_two_norms",
+        "Parallel branches, two norms",
+        "[nA,nM]a",
+        "Attention and MLP read the same stream side by side, each through a norm of its own.",
+        "black2022gptneox",
         tags=TRANSFORMER,
     ),
     Variant(

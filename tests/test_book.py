@@ -427,6 +427,7 @@ def test_costs_compare_the_same_branches():
     words = {
         "pre": "Fa", "rskip_norm": "Fa", "resnet_v1": "CrCa", "bottleneck_v2": "CrCrCa", "projection_v2": "CrCa",
         "conv_act_norm_add": "Cra", "densenet": "CrCc", "encoder_b2t": "Aa Ma", "decoder_post": "Aa Xa Ma",
+        "parallel": "[A,M]a", "parallel_two_norms": "[A,M]a",
     }  # fmt: skip
     assert {name: costs.plain_skip(VARIANTS[name].spell()) for name in words} == words
     for variant in VARIANTS.values():

@@ -14,7 +14,7 @@ from torch import nn
 
 from resnorm import catalog, init
 from resnorm.branches import conv3x3, mlp
-from resnorm.catalog import VARIANTS, residual_branches, transformer_word, transformer_words, variant
+from resnorm.catalog import VARIANTS, transformer_word, transformer_words, variant
 from resnorm.streams import Plain
 from resnorm.words import BRANCHES, Tied
 
@@ -79,6 +79,8 @@ ORACLES = {
     "hybridnorm": lambda x, A, a1, n, M, a2: (y := n(x + A(x))) + M(y),
     "value_residual": lambda x, n1, A, a1, n2, M, a2: (y := x + A(n1(x))) + M(n2(y)),
     "olmo2": lambda x, A, n1, a1, M, n2, a2: (y := x + n1(A(x))) + n2(M(y)),
+    "parallel": lambda x, n, A, M, a: x + A(u := n(x)) + M(u),
+    "parallel_two_norms": lambda x, n1, A, n2, M, a: x + A(n1(x)) + M(n2(x)),
     "encoder_pre": lambda x, n1, A, a1, n2, M, a2: (y := x + A(n1(x))) + M(n2(y)),
     "encoder_post": lambda x, A, a1, n1, M, a2, n2: n2((y := n1(x + A(x))) + M(y)),
     "encoder_b2t": lambda x, A, a1, n1, M, a2, n2: n2((y := n1(x + A(x))) + M(y) + x),
@@ -303,19 +305,6 @@ def test_cross_attention_stands_beside_attention(word, decoder):
 def test_brackets_without_a_place_for_cross_attention_are_refused(word):
     with pytest.raises(ValueError, match="no place for the cross-attention of a decoder.*such|as in 'n.A,X,M.a'"):
         transformer_word(word, "AXM")
-
-
-@pytest.mark.parametrize(
-    ("word", "count"),
-    [
-        ("F", 1), ("nFa", 1), ("Fanan", 1), ("n|Fa", 1), ("nF", 1), ("CnrCnar", 1), ("nr|CnrCa", 1), ("nrCnrCc", 1), ("FaFa", 2),
-        ("nAa nMa", 2), ("A M", 2), ("Aan Mabn", 2), ("Anln Mnln", 2), ("nAa nXa nMa", 3), ("nMha nAa nMha", 3), ("A|Ma", 1),
-        ("n[A,M]a", 2), ("[nA,nM]a", 2), ("n[A,X,M]sa", 3), ("[nAs,nAs]a [nMs,nMs]a", 4), ("C[nA,nM]an", 2), ("n[A,M]", 2),
-        ("[Fa,nF]a", 2), ("[n,F]a", 1), ("[CnrCn,Cn,n]ar", 2),
-    ],
-)  # fmt: skip
-def test_residual_branches_are_counted_in_the_word(word, count):
-    assert residual_branches(word) == count
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from resnorm import catalog, init
 from resnorm.branches import mlp
 from resnorm.recursion import fuse
 from resnorm.streams import Stack
-from resnorm.words import BRANCHES, Block
+from resnorm.words import BRANCHES, Block, residual_branches
 
 
 class MLPStack(nn.Module):
@@ -50,7 +50,7 @@ def mlp_stack(
     chosen = catalog.variant(variant)
     if depth < 1:
         raise ValueError(f"mlp_stack: depth={depth}; it needs at least one block")
-    count = catalog.residual_branches(chosen.spell(**options))
+    count = residual_branches(chosen.spell(**options))
     known = [
         chosen.complete(options, depth=count * depth, dim=-1, block=count * block, layer=block) for block in range(1, depth + 1)
     ]

@@ -12,7 +12,7 @@ from resnorm.letters import LearnedScale
 from resnorm.letters import dropout as dropout_letter
 from resnorm.recursion import fuse
 from resnorm.streams import Stack
-from resnorm.words import Block
+from resnorm.words import Block, residual_branches, with_dropout
 
 # The norm whose values are vectors of one length.
 SPHERE = "rms(affine=False)"
@@ -30,7 +30,7 @@ def transformer_stack(
     chosen = catalog.variant(variant)
     if chosen.normalised and norm != SPHERE:
         raise ValueError(f"norm={norm!r} leaves the sphere of {variant!r}; take norm={SPHERE!r}")
-    count = catalog.residual_branches(catalog.transformer_word(chosen.spell(**options), branches))
+    count = residual_branches(catalog.transformer_word(chosen.spell(**options), branches))
     known = [
         chosen.complete(options, depth=count * depth, dim=-1, block=count * layer, layer=layer)
         for layer in range(1, depth + 1)
@@ -54,8 +54,7 @@ def transformer_stack(
         for word in words:
             own = letters | {branch: built[branch] for branch in branches if branch in word}
             if dropout:
-                for branch in branches:
-                    word = word.replace(branch, f"{branch}d")
+                word = with_dropout(word, branches)
                 own["d"] = dropout_letter(dropout)
             blocks.append(Block(word, width, **own))
     each_pass = {"A": {"first": FirstValues}} if inside.get("A", {}).get("value_residual") else None
@@ -66,7 +65,7 @@ def initialise_transformer(stack: Stack, variant: str, initialisation: str | Non
     """Draw the weights by a rule of `resnorm.init`, the one named, the variant's own, or "xavier"; where the rule depends on
     the depth, it is given the number of residual branches in the words of the stack.
     """
-    depth = sum(catalog.residual_branches(block.word) for block in stack.blocks)
+    depth = sum(residual_branches(block.word) for block in stack.blocks)
     init.initialise(stack, initialisation or catalog.variant(variant).init or "xavier", depth)
 
 

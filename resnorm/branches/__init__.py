@@ -1,10 +1,11 @@
 """What the capital letters of a word stand for: factories `width -> nn.Module` of learned branches."""
 
 from resnorm.branches.attention import Cache, CrossAttention, FirstValues, SelfAttention, attention, cross_attention
-from resnorm.branches.conv import Convolution, conv, conv1x1, conv3x3
+from resnorm.branches.conv import Blur, Convolution, conv, conv1x1, conv3x3
 from resnorm.branches.mlp import MLP, Linear, linear, mlp
 
 __all__ = [
+    "Blur",
     "Cache",
     "CrossAttention",
     "Convolution",

@@ -4,11 +4,15 @@ import math
 from functools import partial
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from resnorm.norms import weight_norm, weight_standardisation
+from resnorm.norms import call_form, weight_norm, weight_standardisation
 
 WEIGHTS = (None, "norm", "standard", "scaled_standard")
+STANDARD = ("standard", "scaled_standard")
+# A filter's variance is about 1 / fan-in: an eps of 1e-5 would be a tenth of it in wide layers.
+EPS = 1e-10
 # A ReLU leaves the variance (1 - 1/π) / 2 of a standard normal input; a filter of mean 0 takes out the common mean.
 RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))
 
@@ -21,7 +25,8 @@ class Convolution(nn.Conv2d):
 
     Weight norm and weight standardisation act on each filter. A standardised filter has variance 1 whatever its fan-in
     n: a norm has to follow it. The scaled form needs none: with $\gamma = \sqrt{2 / (1 - 1/\pi)}$ the variance of a ReLU's
-    input passes through it unchanged.
+    input passes through it unchanged. `weight` may give the eps that is added to $\sigma_w^2$, as "standard(eps=1e-8)"; it is
+    1e-10, since the variance of a filter is about 1 / n.
 
     Shapes: x (batch, width, height, image width), output (batch, out, height / stride, image width / stride), rounded
     up.
@@ -37,11 +42,15 @@ class Convolution(nn.Conv2d):
             raise ValueError(
                 f"conv: groups={groups} does not divide the widths {width} and {out}; use a common divisor"
             )
-        if weight not in WEIGHTS:
-            raise ValueError(f"conv: weight={weight!r} is unknown; use None, 'norm', 'standard' or 'scaled_standard'")
+        form, options = (None, {}) if weight is None else call_form(weight)
+        if form not in WEIGHTS or set(options) - ({"eps"} if form in STANDARD else set()):
+            raise ValueError(
+                f"conv: weight={weight!r} is unknown; use None, 'norm', 'standard' or 'scaled_standard', these two with an "
+                "eps, as 'standard(eps=1e-8)'"
+            )
         super().__init__(width, out, kernel, stride, kernel // 2, groups=groups, bias=bias)
-        self.out_width, self.form = out, weight
-        if weight == "norm":
+        self.out_width, self.form, self.eps = out, form, options.get("eps", EPS) if form in STANDARD else None
+        if form == "norm":
             self.gain = nn.Parameter(torch.empty(out))
             self.reset_gain()
 
@@ -57,9 +66,8 @@ class Convolution(nn.Conv2d):
         """Return the filters as they are used: (out, width / groups, kernel, kernel)."""
         if self.form == "norm":
             return weight_norm(self.weight, self.gain)
-        if self.form in ("standard", "scaled_standard"):
-            # A filter's variance is about 1 / fan-in: an eps of 1e-5 would be a tenth of it in wide layers.
-            filters = weight_standardisation(self.weight, eps=1e-10)
+        if self.form in STANDARD:
+            filters = weight_standardisation(self.weight, eps=self.eps)
             return filters if self.form == "standard" else filters * (RELU_GAIN / self.weight[0].numel() ** 0.5)
         return self.weight
 
@@ -73,7 +81,26 @@ class Convolution(nn.Conv2d):
             yield "bias", self.bias
 
     def extra_repr(self):
-        return super().extra_repr() + (f", weight={self.form!r}" if self.form else "")
+        form = f"{self.form}(eps={self.eps})" if self.eps not in (None, EPS) else self.form
+        return super().extra_repr() + (f", weight={form!r}" if form else "")
+
+
+class Blur(nn.Module):
+    r"""Average every 3x3 pixels with the weights $(1, 2, 1)^\top (1, 2, 1) / 16$, and keep every second pixel.
+
+    What a stride alone would alias, the average takes out first. Pixels outside the image are those mirrored at its border.
+    Shapes: (batch, width, height, image width) to (batch, width, height / 2, image width / 2), rounded up.
+    Raises `RuntimeError` for an image of one pixel a side. Citation: zhang2019making.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.out_width = width
+        line = torch.tensor([1.0, 2.0, 1.0]) / 4
+        self.register_buffer("weights", line.outer(line).expand(width, 1, 3, 3).clone(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), self.weights.to(x.dtype), stride=2, groups=self.out_width)
 
 
 def conv(out=None, kernel=3, stride=1, groups=1, bias=False, weight=None):

@@ -1,11 +1,12 @@
 """Residual networks for images, from any word of the catalog."""
 
 from functools import partial
+from math import floor
 
 from torch import Tensor, nn
 
 from resnorm import catalog, init
-from resnorm.branches import Convolution, conv1x1, conv3x3
+from resnorm.branches import Blur, Convolution, conv1x1, conv3x3
 from resnorm.letters import add
 from resnorm.norms import LAST_AXIS, call_form
 from resnorm.norms import norm as build_norm
@@ -14,7 +15,11 @@ from resnorm.streams import Stack
 from resnorm.words import BRANCHES, Block
 
 BASIC, BOTTLENECK = "nrCnrC", "nrCnrCnrC"
-LAYERS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+LAYERS = {
+    10: (1, 1, 1, 1), 14: (1, 1, 1, 1), 18: (2, 2, 2, 2), 26: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3),
+}  # fmt: skip
+TWO_CONVOLUTIONS = (10, 18, 34)
 
 
 class ResNet(nn.Module):
@@ -29,11 +34,13 @@ class ResNet(nn.Module):
         return self.head(self.tail(self.stack(self.stem(x))).mean((2, 3)))
 
 
-def _kernels(count: int, width: int, stride: int, weight: str | None) -> list:
-    """The convolutions of a block; the second of a bottleneck has the stride, as in torchvision."""
+def _kernels(count: int, width: int, stride: int, weight: str | None, groups: int = 1, width_per_group: int = 64) -> list:
+    """The convolutions of a block; the second of a bottleneck has the stride and the groups, as in torchvision."""
     if count == 3:
+        inside = floor(width * width_per_group / 64) * groups
         return [
-            conv1x1(width, weight=weight), conv3x3(width, stride, weight=weight), conv1x1(4 * width, weight=weight)
+            conv1x1(inside, weight=weight), conv3x3(inside, stride, groups=groups, weight=weight),
+            conv1x1(4 * width, weight=weight),
         ]  # fmt: skip
     return [conv3x3(width, stride, weight=weight)] + [conv3x3(width, weight=weight)] * (count - 1)
 
@@ -146,19 +153,25 @@ def _stages(word, counts, channels, width, letters, *settings) -> list[Block]:
     return blocks
 
 
-def _block(word, channels, planes, stride, letters, kernels, weight, norm, shortcut) -> Block:
+def _block(
+    word, channels, planes, stride, letters, kernels, weight, norm, shortcut, groups=1, width_per_group=64, antialias=None
+) -> Block:  # fmt: skip
     """One block, from `channels` to the width of its stage, with the shortcut where the shape changes."""
     letters = dict(letters)
-    branches = _kernels(kernels, planes, stride, weight)
+    smooth = antialias is not None and stride == 2
+    branches = _kernels(kernels, planes, 1 if smooth else stride, weight, groups, width_per_group)
+    if smooth:  # the convolution that had the stride is followed by its activation, and that by the pooling
+        letters["r"] = ["relu"] * word.count("r")
+        letters["r"][kernels - 2] = partial(_relu_pool, antialias)
     out = planes * (4 if kernels == 3 else 1)
     if (stride != 1 or out != channels) and "a" in word:
         merge = letters.get("a", add())
         if merge.keywords["shortcut"] != "identity":
             shortcut = merge.keywords["shortcut"]
-        elif shortcut == "projection" and word.startswith("nrC"):  # the projection takes the pre-activated input
+        elif shortcut != "zero_pad" and word.startswith("nrC"):  # the projection takes the pre-activated input
             word = "nr|" + word[2:]
-        elif shortcut == "projection" and word.startswith("C"):  # the branch ends in a norm: so does the projection
-            shortcut = f"projection(norm={norm!r})"
+        elif shortcut != "zero_pad" and word.startswith("C"):  # the branch ends in a norm: so does the projection
+            shortcut = f"projection(norm={norm!r})" if shortcut == "projection" else partial(shortcut, norm=norm)
         letters["a"] = partial(merge, shortcut=shortcut, stride=stride)
     if "F" in word:
         letters["F"] = partial(Block, BASIC if kernels == 2 else BOTTLENECK, n=norm, C=branches)
@@ -167,29 +180,95 @@ def _block(word, channels, planes, stride, letters, kernels, weight, norm, short
     return Block(word, channels, **letters)
 
 
-def resnet(*, depth=18, classes=1000, norm="batch", width=64, inputs=3, version=1) -> ResNet:
-    """Build the ResNet for images of about 224x224: blocks of two convolutions, of three from depth 50 on.
+def _relu_pool(antialias: str, width: int) -> nn.Module:
+    return nn.Sequential(nn.ReLU(), POOLS[antialias](width))
+
+
+def _projection(skip_width: int, width: int, stride: int, weight: str | None, average: bool, norm: str | None = None) -> nn.Module:
+    """A 1x1 convolution on the skip: with the stride, or after an average over every 2x2 pixels. Citation: he2019bag."""
+    parts = []
+    if average:
+        parts.append(nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False) if stride > 1 else nn.Identity())
+    parts.append(Convolution(skip_width, width, kernel=1, stride=1 if average else stride, weight=weight))
+    if norm is not None:
+        parts.append(build_norm(norm, width))
+    return nn.Sequential(*parts) if len(parts) > 1 else parts[0]
+
+
+def _stem(inputs, width, stem, pool, antialias, weight, norm, version) -> nn.Sequential:
+    """One 7x7 convolution or three of 3x3, then the pooling."""
+    layers = nn.Sequential()
+    for index, out in enumerate(stem or (width,)):
+        kernel, stride = (7, 2) if stem is None else (3, 1 if index else 2)
+        layers.append(Convolution(inputs, out, kernel=kernel, stride=stride, weight=weight))
+        if version == 1 or (stem and index < len(stem) - 1):
+            layers.extend([build_norm(norm, out), nn.ReLU()])
+        inputs = out
+    if antialias == "average":
+        return layers.append(POOLS[antialias](inputs))
+    if antialias == "blur":
+        return layers.extend([nn.MaxPool2d(3, stride=1, padding=1), POOLS[antialias](inputs)])
+    if pool == "zero_padded_max":
+        return layers.extend([nn.ZeroPad2d(1), nn.MaxPool2d(3, stride=2)])
+    return layers.append(nn.MaxPool2d(3, stride=2, padding=1))
+
+
+POOLS = {"blur": Blur, "average": lambda width: nn.AvgPool2d(2)}
+CHOICES = {"shortcut": ("projection", "average"), "stem_pool": ("max", "zero_padded_max"), "antialias": (None, *POOLS)}
+
+
+def resnet(
+    *, depth=18, classes=1000, norm="batch", width=64, inputs=3, version=1, groups=1, width_per_group=64, stem=None,
+    stem_pool="max", shortcut="projection", antialias=None, weight=None,
+) -> ResNet:  # fmt: skip
+    """Build the ResNet for images of about 224x224: blocks of two convolutions with depth 10, 18 and 34, else of three.
 
     `version` 1 is torchvision's network, of `CnrCnar`; 2 is timm's ResNetV2, of `nrCnrCa`, whose stem has no norm and
-    whose projections take the pre-activated input. `load_weights` takes the weights of either.
+    whose projections take the pre-activated input. In both the 3x3 convolution of a block of three has the stride.
+    `load_weights` takes the weights of either. The other options tell the published relatives apart:
+
+    | option | what it does | network |
+    |---|---|---|
+    | `groups`, `width_per_group` | groups of the 3x3 convolutions, and their width in the first stage | ResNeXt (32, 4); Wide ResNet (1, 128) |
+    | `stem=(32, 32, 64)` | three 3x3 convolutions of these widths for the 7x7 one | ResNet-C, -D, -S, -T |
+    | `shortcut="average"` | the mean of every 2x2 pixels before the projection, which has no stride | ResNet-D |
+    | `antialias="blur"`, `"average"` | a convolution of stride 1 and this pooling wherever a stride would be, in the stem too | resnetblur, resnetaa |
+    | `weight="standard(eps=1e-8)"` | every convolution's filters are standardised | BiT |
+    | `stem_pool="zero_padded_max"` | the stem's maximum sees zeros at the border, and not only pixels | BiT |
+
+    BiT-R50x1 is `resnet(depth=50, version=2, norm="group(groups=32)", weight="standard(eps=1e-8)",
+    stem_pool="zero_padded_max")`, and `width=192` makes it x3.
     Shapes: input (batch, inputs, height, image width), output (batch, classes).
-    Raises `ValueError` for a depth other than 18, 34, 50, 101 or 152, and for a version other than 1 or 2.
-    Citation: he2016deep, he2016identity.
+    Raises `ValueError` for an unknown depth, version or choice, and for options that do not go together.
+    Citation: he2016deep, he2016identity, xie2017aggregated, zagoruyko2016wide, he2019bag, zhang2019making, kolesnikov2020big.
     """
     if depth not in LAYERS:
         raise ValueError(f"depth={depth}; allowed: {', '.join(map(str, LAYERS))}")
     if version not in (1, 2):
         raise ValueError(f"version={version!r}; allowed: 1 (norm and ReLU after each convolution), 2 (before)")
+    for name, value in (("shortcut", shortcut), ("stem_pool", stem_pool), ("antialias", antialias)):
+        if value not in CHOICES[name]:
+            raise ValueError(f"{name}={value!r}; allowed: {', '.join(map(repr, CHOICES[name]))}")
+    kernels = 2 if depth in TWO_CONVOLUTIONS else 3
+    if kernels == 2 and (groups, width_per_group) != (1, 64):
+        raise ValueError(
+            f"groups={groups}, width_per_group={width_per_group} with depth={depth}: groups are in the middle one of three "
+            "convolutions; use a depth with three, such as 50"
+        )
+    if stem is not None and len(stem) != 3:
+        raise ValueError(f"stem={stem!r}; give the widths of three convolutions, as (32, 32, 64), or None for one of 7x7")
+    if antialias and (version == 2 or stem_pool != "max"):
+        raise ValueError(f"antialias={antialias!r} is for version=1 with stem_pool='max', got version={version}, {stem_pool!r}")
     _image_norm(norm)
-    kernels = 2 if depth < 50 else 3
     word = catalog.variant(f"{'resnet' if kernels == 2 else 'bottleneck'}_v{version}").spell()
     letters = [{"n": norm}] * sum(LAYERS[depth])
-    blocks = _stages(word, LAYERS[depth], width, width, letters, kernels, None, norm, "projection")
-    stem = nn.Sequential(Convolution(inputs, width, kernel=7, stride=2))
-    if version == 1:
-        stem.extend([build_norm(norm, width), nn.ReLU()])
-    stem.append(nn.MaxPool2d(3, stride=2, padding=1))
+    if shortcut == "average" or weight is not None:
+        shortcut = partial(_projection, weight=weight, average=shortcut == "average")
+    stem_width = width if stem is None else stem[-1]
+    settings = (kernels, weight, norm, shortcut, groups, width_per_group, antialias)
+    blocks = _stages(word, LAYERS[depth], stem_width, width, letters, *settings)
+    first = _stem(inputs, width, stem, stem_pool, antialias, weight, norm, version)
     tail = nn.Identity() if version == 1 else nn.Sequential(nn.ReLU())
-    model = ResNet(stem, Stack(blocks, last=norm), tail, classes)
+    model = ResNet(first, Stack(blocks, last=norm), tail, classes)
     init.he(model)
     return model

@@ -10,6 +10,7 @@ table = {
     "h.{layer}.attn.c_attn": "stack.blocks.{index}.A1.query_key_value.T",       # .T: their matrix is ours transposed
     "layer.{layer}.self.query": "stack.blocks.{index}.A1.query_key_value[0]",   # [0], [1], ...: the pieces of one tensor
     "cls_token": "class_token",                             # a tensor that is in no module of its own
+    "bn1": ("stem.7", "stem.1"),                            # the first of these that our network has
 }
 ```
 
@@ -30,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from resnorm.models.weights import bert, check, decoder, densenet, resnet, strangers, vit
-from resnorm.models.weights.family import Family, our_names
+from resnorm.models.weights.family import Family, meaning, our_names
 from resnorm.models.weights.source import Source, log, read
 
 FAMILIES = (*resnet.FAMILIES, *densenet.FAMILIES, *vit.FAMILIES, *decoder.FAMILIES, *bert.FAMILIES)
@@ -107,7 +108,8 @@ def _family(model: nn.Module, source: Source) -> tuple[Family, Source]:
         if why := strangers.reason(one.tensors):
             raise ValueError(f"{why}: there is no such network here, and the weights are not loaded")
     names = [family.name for family in FAMILIES if type(model) is family.ours]
-    first = ", ".join(map(repr, list(source.tensors)[:3]))
+    strange = next((name for name in source.tensors if meaning(name)), None)
+    first = f"{strange!r}{meaning(strange)}" if strange else ", ".join(map(repr, list(source.tensors)[:3]))
     raise ValueError(
         f"the {len(source.tensors)} tensors, {first} and so on, have the names of no network that is known here; for this "
         f"{type(model).__name__} they must be those of {', or '.join(names) or 'a network of its own class'}"
@@ -126,7 +128,7 @@ def _matched(
         if original not in tensors:
             continue
         if copy not in tensors:
-            place = family.ours_of(copy, tensors)
+            place = family.ours_of(copy, tensors, short)
             if place is not None and place[0] in slots:
                 tensors[copy], wanted[copy] = tensors[original], place
         elif copy not in wanted:
@@ -151,8 +153,8 @@ def _matched(
     left += [name for name, place in wanted.items() if place is not None and place[0] not in short]
     for name in sorted(left, key=_natural):
         raise ValueError(
-            f"{name!r}, of shape {tuple(tensors[name].shape)}, has no place in this model: a network that has it computes "
-            f"something else ({len(left)} such tensor{'s' * (len(left) > 1)}){advice}"
+            f"{name!r}, of shape {tuple(tensors[name].shape)}, has no place in this model{meaning(name)}: a network that has it "
+            f"computes something else ({len(left)} such tensor{'s' * (len(left) > 1)}){advice}"
         )
     return loaded
 
@@ -161,7 +163,7 @@ def _places_of(family: Family, tensors: dict[str, Tensor], short: dict[str, str]
     names = tuple(tensors)
     for name in names:
         if not family.ignores(name):
-            place = family.ours_of(name, names)
+            place = family.ours_of(name, names, short)
             if place is not None:
                 yield name, place
 

@@ -1,10 +1,13 @@
-"""DenseNets of torchvision."""
+"""DenseNets of torchvision and timm."""
+
+from collections.abc import Iterator
 
 from torch import Tensor
 
 from resnorm.models.densenet import LAYERS, DenseNet
 from resnorm.models.weights.family import Family, blocks
-from resnorm.models.weights.resnet import image
+from resnorm.models.weights.resnet import image, layers
+from resnorm.models.weights.source import Source
 
 # Dense blocks and transitions take turns in our stack; theirs are counted from 1.
 TABLE = {
@@ -14,6 +17,11 @@ TABLE = {
     "features.denseblock{block}.denselayer{layer}.conv1": "stack.blocks.{dense}.blocks.{place}.C1",
     "features.denseblock{block}.denselayer{layer}.norm2": "stack.blocks.{dense}.blocks.{place}.n2",
     "features.denseblock{block}.denselayer{layer}.conv2": "stack.blocks.{dense}.blocks.{place}.C2",
+    # torchvision's own files still have the names of its first version.
+    "features.denseblock{block}.denselayer{layer}.norm.1": "stack.blocks.{dense}.blocks.{place}.n1",
+    "features.denseblock{block}.denselayer{layer}.conv.1": "stack.blocks.{dense}.blocks.{place}.C1",
+    "features.denseblock{block}.denselayer{layer}.norm.2": "stack.blocks.{dense}.blocks.{place}.n2",
+    "features.denseblock{block}.denselayer{layer}.conv.2": "stack.blocks.{dense}.blocks.{place}.C2",
     "features.transition{block}.norm": "stack.blocks.{transition}.n1",
     "features.transition{block}.conv": "stack.blocks.{transition}.C1.0",
     "features.norm5": "stack.blocks.6.last",
@@ -24,6 +32,14 @@ TABLE = {
 def place(fields: dict[str, int], names) -> dict[str, int]:
     block = fields["block"]
     return {"dense": 2 * block - 2, "transition": 2 * block - 1, "place": fields.get("layer", 1) - 1}
+
+
+def differences(model: DenseNet, source: Source) -> Iterator[str]:
+    yield from layers(model, r"nrCnrC|nrC", source.tensors, "features.norm0")
+    pools = {type(part).__name__ for name, part in source.module.named_modules() if "transition" in name} if source.module else set()
+    name = str((source.config or {}).get("architecture", ""))
+    if "blur" in name or "BlurPool2d" in pools:
+        yield "the transitions of these weights' network blur, and those of densenet take the mean of every 2x2 pixels"
 
 
 def call(tensors: dict[str, Tensor]) -> str:
@@ -37,7 +53,8 @@ def call(tensors: dict[str, Tensor]) -> str:
 
 FAMILIES = (
     Family(
-        name="torchvision's DenseNet", ours=DenseNet, signature=("features.conv0.weight", "features.denseblock1.denselayer1.norm1.weight"),
-        table=TABLE, place=place, call=call, inputs=image,
+        name="torchvision's or timm's DenseNet", ours=DenseNet, signature=("features.conv0.weight", "features.transition1.conv.weight"),
+        table=TABLE, place=place, call=call, inputs=image, differences=differences,
+        unchecked=lambda model, source: "the norms' eps and the activation",
     ),
 )  # fmt: skip

@@ -1,7 +1,7 @@
 """One family of published weights: how its names are recognised, and the table from its names to ours."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -10,6 +10,19 @@ from torch import Tensor, nn
 
 from resnorm.models.weights.source import Source
 
+# What a tensor belongs to that has no place in our networks: parts of others, and what was put around weights.
+MEANINGS = {
+    r"\.se\.": "squeeze-and-excitation, or another attention over channels",
+    r"dist_token|distillation_token|head_dist": "the second token of a distilled DeiT",
+    r"\.ls\d\.|lambda_?\d": "LayerScale",
+    r"fc_norm": "a norm after the mean over all tokens",
+    r"norm_pre|pre_layrnorm": "a norm before the first layer",
+    r"reg_token|register_tokens": "register tokens",
+    r"norm\d?\.(tau|v)$": "filter response norm or EvoNorm",
+    r"lora_": "LoRA: merge the adapters into the weights first",
+    r"parametrizations|weight_[gv]$": "weight norm: remove the parametrization first",
+    r"qweight|\.SCB$|\.quant": "quantised weights: dequantise them first",
+}
 FIELD = re.compile(r"\{(\w+)\}")
 SLOT = re.compile(r"(.*?)(?:\[(\d+)\])?(\.T)?")
 
@@ -37,7 +50,7 @@ class Family:
     name: str
     ours: type[nn.Module]
     signature: tuple[str, ...]
-    table: Mapping[str, str]
+    table: Mapping[str, str | tuple[str, ...]]
     call: Callable[..., str]
     inputs: Callable[[Any], tuple[Tensor, ...]]
     configured: bool = False
@@ -66,15 +79,18 @@ class Family:
         return self.call(source.tensors, source.config) if self.configured else self.call(source.tensors)
 
     @cached_property
-    def rows(self) -> list[tuple[re.Pattern, str]]:
+    def rows(self) -> list[tuple[re.Pattern, tuple[str, ...]]]:
         rows = []
         for theirs, ours in self.table.items():
             pattern = "".join(f"(?P<{part}>\\d+)" if i % 2 else re.escape(part) for i, part in enumerate(FIELD.split(theirs)))
-            rows.append((re.compile(rf"{pattern}(?P<tensor>\.\w+)?"), ours))
+            rows.append((re.compile(rf"{pattern}(?P<tensor>\.\w+)?"), (ours,) if isinstance(ours, str) else ours))
         return rows
 
-    def ours_of(self, name: str, names: Iterable[str]) -> tuple[str, int, bool] | None:
-        """Where a tensor goes: our name, which piece of that tensor it is, and whether it is transposed."""
+    def ours_of(self, name: str, names: Iterable[str], known: Container[str]) -> tuple[str, int, bool] | None:
+        """Where a tensor goes: our name, which piece of that tensor it is, and whether it is transposed.
+
+        `names`: all of theirs; `known`: all of ours, of which the row's first alternative that is there is taken.
+        """
         for pattern, ours in self.rows:
             found = pattern.fullmatch(name)
             if found:
@@ -82,7 +98,8 @@ class Family:
                 fields = {key: int(value) for key, value in found.groupdict().items() if key != "tensor"}
                 if fields:
                     fields |= self.place(fields, names) if self.place else {"index": _index(pattern, fields, names)}
-                slot, piece, transposed = SLOT.fullmatch(ours.format(**fields)).groups()
+                slots = [SLOT.fullmatch(one.format(**fields)).groups() for one in ours]
+                slot, piece, transposed = next((one for one in slots if one[0] + tensor in known), slots[0])
                 return slot + tensor, int(piece or 0), bool(transposed)
         return None
 
@@ -103,6 +120,11 @@ def _order(pattern: re.Pattern, names: tuple[str, ...]) -> dict[tuple[int, ...],
     start = re.compile(pattern.pattern[: pattern.pattern.index(")", pattern.pattern.index(f"(?P<{keys[-1]}>")) + 1] + r"(?=\.)")
     places = {tuple(int(found[key]) for key in keys) for name in names if (found := start.match(name))}
     return {place: index for index, place in enumerate(sorted(places))}
+
+
+def meaning(name: str) -> str:
+    """What a tensor without a place belongs to, in brackets, where its name tells."""
+    return next((f" ({text})" for pattern, text in MEANINGS.items() if re.search(pattern, name)), "")
 
 
 def our_names(model: nn.Module) -> dict[str, str]:

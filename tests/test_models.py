@@ -530,7 +530,7 @@ def test_the_initialisation_can_be_chosen():
         (lambda: cifar_resnet(variant="fixup", weight="norm"), "which weight norm and weight standardisation cannot"),
         (lambda: transformer_lm(vocabulary=5, width=16, variant="fixup"), "fixup is derived for ReLU"),
         (lambda: build("cifar_resnet", IMAGES, variant="stochastic_depth", block=3), "no option 'block'"),
-        (lambda: resnet(depth=20), "depth=20; allowed: 18, 34, 50, 101, 152"),
+        (lambda: resnet(depth=20), "depth=20; allowed: 10, 14, 18, 26, 34, 50, 101, 152, 200"),
         (lambda: transformer_lm(vocabulary=5, variant="decoder_pre"), "needs a word of F"),
         (
             lambda: transformer_lm(vocabulary=5, context=3, width=16)(torch.zeros(1, 4, dtype=torch.long)),

@@ -82,7 +82,7 @@ def layers(model: ResNet, words: str, tensors: dict[str, Tensor], norm: str) -> 
                 if isinstance(part, Add) and (part.gate_kind or part.skip != 1 or part.gain != 1):
                     yield f"{name!r} of this model adds by {module.equation()!r}, and the network of these weights by a plain sum"
     for name, module in model.named_modules():
-        if re.search(r"_n$|\.last$|^stem\.1$", name) and not isinstance(module, wanted):
+        if re.search(r"_n$|\.last$", name) and not isinstance(module, wanted):
             yield f"{name!r} of this model is {type(module).__name__}, and in the network of these weights {wanted.__name__}"
 
 

@@ -219,6 +219,23 @@ def test_a_vision_transformer_knows_where_a_patch_lies():
         vit(size=8, patch=3)
 
 
+@pytest.mark.parametrize("variant", [name for name, one in VARIANTS.items() if "[" in one.spell()])
+def test_parallel_branches_export_compile_and_have_the_stream_s_gradient(variant):
+    torch.manual_seed(0)
+    model, tokens = transformer_lm(vocabulary=5, context=6, depth=1, width=16, variant=variant).eval(), torch.randint(5, (2, 6))
+    logits = model(tokens)
+    torch.testing.assert_close(torch.export.export(model, (tokens,)).module()(tokens), logits)
+    torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(tokens), logits)
+    attention, feed_forward = (
+        part for name, part in model.stack.blocks[0].named_children() if name.endswith(("A", "M"))
+    )
+    seen = []
+    for part in (attention, feed_forward):
+        part.register_full_backward_hook(lambda module, given, back: seen.append(back[0]))
+    model(tokens).square().sum().backward()
+    assert torch.equal(*seen)  # a sum hands the same gradient to every branch
+
+
 def test_mix_ln_is_post_norm_first_and_pre_norm_after():
     stack = transformer_lm(vocabulary=5, depth=8, width=16, variant="mix_ln").stack
     assert [block.word for block in stack.blocks] == ["Aan Man"] * 2 + ["nAa nMa"] * 6 and stack.last is not None

@@ -14,6 +14,7 @@ from resnorm.models.seq2seq import END, PADDING, START, deepnorm_encoder, sinuso
 SMALL = dict(vocabulary=23, context=12, depth=2, width=16, heads=4, dropout=0.0)
 GENERIC = [name for name, one in VARIANTS.items() if "generic" in one.tags and one.init != "fixup"]
 STREAMS = [name for name, one in VARIANTS.items() if "stream" in one.tags]
+PARALLEL = [name for name, one in VARIANTS.items() if "[" in one.spell()]
 
 
 def pairs(rows=3, source=7, before=6):
@@ -43,6 +44,10 @@ def small(**options):
         ("rskip_norm", dict(order=2), "Aanan Manan", "Aanan Xanan Manan", False),
         ("sandwich", {}, "nAna nMna", "nAna nXna nMna", True),
         ("post", dict(dropout=0.1), "Adan Mdan", "Adan Xdan Mdan", False),
+        ("skip_after_norm", {}, "n|Aa n|Ma", "n|Aa n|Xa n|Ma", True),
+        ("parallel", {}, "n[A,M]a", "n[A,X,M]a", True),
+        ("parallel", dict(dropout=0.1), "n[Ad,Md]a", "n[Ad,Xd,Md]a", True),
+        ("parallel_two_norms", {}, "[nA,nM]a", "[nA,nX,nM]a", True),
     ],
 )
 def test_one_variant_spells_the_encoder_and_the_decoder(variant, options, encoder, decoder, last):
@@ -52,7 +57,7 @@ def test_one_variant_spells_the_encoder_and_the_decoder(variant, options, encode
         assert (stack.last is not None) == last
 
 
-@pytest.mark.parametrize("variant", GENERIC + STREAMS)
+@pytest.mark.parametrize("variant", GENERIC + STREAMS + PARALLEL)
 def test_every_variant_trains_a_step(variant):
     model = build("seq2seq", dict(vocabulary=23, context=12), variant=variant, depth=2, width=16, heads=4)
     source, before = pairs()
@@ -104,7 +109,7 @@ def test_padding_of_the_source_does_not_change_a_row():
     assert (model(changed, before) - logits).abs().amax((1, 2)).gt(1e-4).tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("variant", ["post", "pre", "dual"])
+@pytest.mark.parametrize("variant", ["post", "pre", "dual", *PARALLEL])
 def test_the_decoder_does_not_see_later_tokens(variant):
     model, (source, before) = small(variant=variant), pairs()
     changed = before.clone()
@@ -136,7 +141,7 @@ def test_positions():
     assert not torch.allclose(model(source, before), model(source[:, [1, 0, *range(2, 7)]], before))
 
 
-@pytest.mark.parametrize("variant", ["post", "pre", "rskip_norm", "hyper_connections"])
+@pytest.mark.parametrize("variant", ["post", "pre", "rskip_norm", "hyper_connections", *PARALLEL])
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
 def test_step_by_step_with_a_cache_is_the_full_pass(variant, positions):
     model, (source, before) = small(variant=variant, positions=positions), pairs()
@@ -210,6 +215,18 @@ def test_torchs_transformer_with_the_same_weights(variant, reference_without_fas
             memory_key_padding_mask=padding,
         )  # fmt: skip
         torch.testing.assert_close(ours(source, before), h @ ours.token.weight.T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", PARALLEL)
+def test_a_decoder_of_parallel_branches_is_its_equation(variant):
+    model, (source, before) = small(variant=variant, depth=1), pairs()
+    (block,), (memory, mask), x = model.decoder.blocks, model.encode(source), model.embed(before)
+    norms, (attention,), (cross,), (feed_forward,) = (
+        [part for name, part in block.named_children() if name.endswith(letter)] for letter in "nAXM"
+    )
+    first, second, third = norms * 3 if len(norms) == 1 else norms
+    expected = x + attention(first(x)) + cross(second(x), memory=memory, mask=mask) + feed_forward(third(x))
+    torch.testing.assert_close(block(x, X=dict(memory=memory, mask=mask)), expected)
 
 
 @pytest.mark.parametrize(

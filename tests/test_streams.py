@@ -19,6 +19,16 @@ def square(width):
     return nn.Linear(width, width)
 
 
+def test_a_stream_takes_the_sum_of_branches_side_by_side():
+    torch.manual_seed(0)
+    branches = dict(n="layer", F=mlp())
+    summed = Stack([Block("[nF,nF]", 8, **branches) for _ in range(3)], Sum())
+    plain = Stack([Block("[nF,nF]a", 8, **branches) for _ in range(3)])
+    plain.load_state_dict(summed.state_dict())
+    x = torch.randn(4, 8)
+    torch.testing.assert_close(summed(x), plain(x))
+
+
 def test_a_sum_stream_of_branches_is_a_plain_stream_of_residual_words():
     branches = Stack([Block("nF", 6, n="layer", F=square) for _ in range(4)], Sum(), last="layer")
     words = Stack([Block("nFa", 6, n="layer", F=square) for _ in range(4)], last="layer")

@@ -82,14 +82,15 @@ def seq2seq(
     r"""Build an encoder and a decoder of `depth` layers each: $p(t_{i+1} \mid t_1, \dots, t_i, s)$.
 
     `variant`: a generic one of the catalog, which spells both: `Fan` becomes `Aan Man` in the encoder and `Aan Xan Man`
-    in the decoder, whose X attends to the encoder's output. `positions`: "learned" or "sinusoidal"; the other settings
-    are those of `transformer_lm`, and where they depend on the number of residual branches, that is what their words hold:
-    for most variants 2 a layer in the encoder and 3 in the decoder. The defaults have the size of the base model of the first Transformer.
+    in the decoder, whose X attends to the encoder's output; or one of parallel branches, `n[A,M]a` and `n[A,X,M]a`.
+    `positions`: "learned" or "sinusoidal"; the other settings are those of `transformer_lm`, and where they depend on the
+    number of residual branches, that is what the words hold: for most variants 2 a layer in the encoder and 3 in the
+    decoder. The defaults have the size of the base model of the first Transformer.
     Call it as `model(source, before)`: PADDING (0) in the source is never attended to; `before` is the target moved right
     by one, START (1) first.
     Shapes: source (batch, source tokens) and before (batch, target tokens) of int64, output (batch, target tokens,
     vocabulary), the logits.
-    Raises `ValueError` for other positions, a variant that is not generic, and as `transformer_lm`.
+    Raises `ValueError` for other positions, a variant that is neither, and as `transformer_lm`.
     Citation: vaswani2017attention.
     """
     if positions not in ("learned", "sinusoidal"):

@@ -151,7 +151,7 @@ def transformer_lm(
     r"""Build a causal language model of `depth` layers, attention then MLP: $p(t_{i+1} \mid t_1, \dots, t_i)$.
 
     `variant`: a generic one of the catalog (`nFa` becomes `nAa nMa`), one with a stream (whose blocks are then the
-    branches, `nA` and `nM`), or a word of A and M; `options` are the variant's.
+    branches, `nA` and `nM`), or a word of A and M, also side by side, `n[A,M]a`; `options` are the variant's.
     `dropout` acts on the embedding, on the attention's weights, inside the MLP and on every branch before its merge.
     `positions`: "learned" embeddings that are added to the tokens', or "rotary", which turns queries and keys, with the
     base `theta`. `bias`, `key_value_heads` and `head_width` are those of `SelfAttention`; the MLP has biases where `bias` is

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from resnorm.norms.checking import compare, passes
-from resnorm.norms.modules import NoNorm
+from resnorm.norms.modules import DynamicTanh, NoNorm
 from resnorm.norms.names import NORMS, norm
 from resnorm.norms.reading import KINDS, STATISTICS, OldNorm, is_norm, read_norm
 from resnorm.norms.readers import readers
@@ -106,15 +106,15 @@ def _converted(module: nn.Module, to: str | Callable[[int], nn.Module], model: n
     """The new norm for the place of an old one, with all that is kept of it."""
     old = read_norm(module, any_function=of_class)
     if isinstance(to, str):
-        new, fixed = _by_name(to, old)
+        (new, fixed), offset = _by_name(to, old), 0
     else:
-        new, fixed = _by_function(to, old), False
+        (new, offset), fixed = _by_function(to, old), False
     if isinstance(new, nn.modules.batchnorm._BatchNorm) and not isinstance(new, nn.SyncBatchNorm) and _in_many_processes(module):
         raise ValueError("nn.SyncBatchNorm takes its statistics over all processes, and the new norm over those of its own")
     like = next((tensor for tensor in _tensors_nearby(model, name, module) if tensor.is_floating_point()), None)
     if like is not None:
         new.to(like.device, like.dtype)
-    _carry(old, new, fixed)
+    _carry(old, new, fixed, offset)
     if old.kind == "batch" and isinstance(new, nn.modules.batchnorm._BatchNorm):
         for statistic in STATISTICS:
             value = module._buffers.get(statistic)
@@ -161,37 +161,38 @@ def _by_name(to: str, old: OldNorm) -> tuple[nn.Module, bool]:
     return norm(name, old.width, **options), False
 
 
-def _by_function(to: Callable[[int], nn.Module], old: OldNorm) -> nn.Module:
+def _by_function(to: Callable[[int], nn.Module], old: OldNorm) -> tuple[nn.Module, int]:
+    """What a function of the caller makes, along the old norm's axis as far as that can be told, and the offset of its gain."""
     new = to(old.width)
     if not isinstance(new, nn.Module):
         raise TypeError(f"to={to!r} returned {new!r} for a width of {old.width}; it must return a module")
     if type(new) is nn.Identity or (type(new) is NoNorm and not new.copy):
-        return NoNorm(old.width, copy=True)
+        return NoNorm(old.width, copy=True), 0
     try:
-        axis = read_norm(new).axis
+        made = read_norm(new)
     except ValueError:
-        return new  # a norm of the caller's own making, whose axis cannot be told
+        return new, 0  # a norm of the caller's own making, whose axis cannot be told
     # On features without positions the two axes are one.
-    if axis != old.axis and not isinstance(old.module, nn.BatchNorm1d) and not isinstance(new, NoNorm):
+    if made.axis != old.axis and not isinstance(old.module, nn.BatchNorm1d) and not isinstance(new, NoNorm):
         raise ValueError(
-            f"{type(old.module).__name__} works along axis {old.axis}, and {type(new).__name__}, which `to` returned, along axis {axis}"
+            f"{type(old.module).__name__} works along axis {old.axis}, and {type(new).__name__}, which `to` returned, along axis {made.axis}"
         )
-    return new
+    return new, made.offset
 
 
-def _carry(old: OldNorm, new: nn.Module, fixed: bool) -> None:
+def _carry(old: OldNorm, new: nn.Module, fixed: bool, offset: int) -> None:
     """Put the old gain and bias into the new norm, and take away from it what the old one has not."""
     carried = []
-    for name, value, offset in (("weight", old.gain, old.offset), ("bias", old.bias, 0)):
+    for name, value, shift in (("weight", old.gain, old.offset - offset), ("bias", old.bias, 0)):
         mine = new._parameters.get(name)
         if mine is None or mine.shape != (old.width,):
             continue
         if value is None:
-            if not fixed and isinstance(new, tuple(one for classes in KINDS.values() for one in classes)):
+            if not fixed and isinstance(new, (DynamicTanh, *(one for classes in KINDS.values() for one in classes))):
                 new.register_parameter(name, None)
         elif value.shape == mine.shape:
-            if offset or not isinstance(value, nn.Parameter):
-                value = nn.Parameter(value.detach() + offset, requires_grad=value.requires_grad)
+            if shift or not isinstance(value, nn.Parameter):
+                value = nn.Parameter(value.detach() + shift, requires_grad=value.requires_grad)
             new.register_parameter(name, value)
             carried.append(value)
     if (theirs := list(old.module.parameters(recurse=False))) and not any(one.requires_grad for one in theirs):

@@ -223,8 +223,9 @@ class RMSNorm2d(RMSNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        # The gain is in 32 bits: a mean square of 16 bits would meet it on torch's slow path, with a warning.
-        return super().forward(x.float().movedim(1, -1)).to(x.dtype).movedim(-1, 1)
+        # Under autocast the gain has 32 bits: an input of 16 would meet it on torch's slow path, with a warning.
+        rows = (x if self.weight is None else x.to(self.weight.dtype)).movedim(1, -1)
+        return super().forward(rows).to(x.dtype).movedim(-1, 1)
 
 
 class DynamicTanh(nn.Module):
@@ -256,7 +257,10 @@ class DynamicTanh(nn.Module):
         y, shape = self.squash(x), (-1,) if self.axis == -1 else (-1,) + (1,) * (x.dim() - 2)
         if self.weight is not None:
             y = (self.weight.view(shape) * y).to(y.dtype)
-        return y if self.bias is None else (y + self.bias.view(shape)).to(y.dtype)
+        if self.bias is not None:
+            return (y + self.bias.view(shape)).to(y.dtype)
+        # The gradient of a tanh reads its output, which an activation in place would change.
+        return y.clone() if self.weight is None and y.requires_grad else y
 
 
 class DynamicTanh2d(DynamicTanh):

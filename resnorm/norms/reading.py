@@ -30,6 +30,7 @@ _KNOWN = {
     nn.GroupNorm, nn.LayerNorm, nn.RMSNorm,
 }  # fmt: skip
 _GAINS, _BIASES = ("weight", "gamma", "scale"), ("bias", "beta", "shift")
+_WIDTHS = ("num_features", "num_channels", "normalized_shape")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -66,10 +67,14 @@ def is_norm(module: nn.Module | None, kind: str | type[nn.Module]) -> bool:
 
 
 def _resembles_a_norm(module: nn.Module) -> bool:
-    """A module that calls itself a norm, holds a gain and no other module, and whose class is neither torch's nor ours."""
-    held = [name for name in _GAINS if module._parameters.get(name) is not None]
-    named = "norm" in type(module).__name__.lower()
-    return named and bool(held) and not module._modules and not _ours(module)
+    """A module of another class than torch's and ours that calls itself a norm, has a width and holds no other norm.
+
+    One with running statistics that is no batch norm of torch is frozen, or another thing: it is converted by its class only.
+    """
+    held = any(module._parameters.get(name) is not None for name in _GAINS)
+    named = "norm" in type(module).__name__.lower() and not _ours(module) and "running_mean" not in module._buffers
+    around = any("norm" in type(child).__name__.lower() for child in module.children())
+    return named and not around and (held or (not module._modules and any(hasattr(module, name) for name in _WIDTHS)))
 
 
 def _ours(module: nn.Module) -> bool:
@@ -121,7 +126,7 @@ def read_norm(old: nn.Module, any_function: bool = False) -> OldNorm:
 
 
 def _width(old: nn.Module, gain: Tensor | None) -> int:
-    sizes = (getattr(old, name, None) for name in ("num_features", "num_channels", "normalized_shape"))
+    sizes = (getattr(old, name, None) for name in _WIDTHS)
     size = next((size for size in sizes if size is not None), None if gain is None else tuple(gain.shape))
     try:
         width = whole("norm", "width", size if not isinstance(size, tuple | list) or len(size) != 1 else size[0])
@@ -206,6 +211,8 @@ class _Trial:
         except Exception as error:
             if isinstance(self.old, nn.SyncBatchNorm):  # in training it asks for a GPU
                 return
+            if self.children:
+                raise ValueError(self._holds_more(self.children)) from None
             raise ValueError(f"{type(self.old).__name__} in training ends with {type(error).__name__}: {error}") from None
         of_batch = self._affine(self._standard(kind, self.x, axis, training=True), axis, offset)
         if not (self._near(y, self.y) or self._near(of_batch, y)):
@@ -224,10 +231,11 @@ class _Trial:
             except Exception:
                 same = False
             if not same:
-                raise ValueError(
-                    f"{type(self.old).__name__} holds modules that it does not simply call after itself: {', '.join(after)}"
-                )
+                raise ValueError(self._holds_more(after))
         return after
+
+    def _holds_more(self, names) -> str:
+        return f"{type(self.old).__name__} holds modules that it does not simply call after itself: {', '.join(names)}"
 
     def _affine(self, x: Tensor | None, axis: int, offset: int) -> Tensor | None:
         if x is None:

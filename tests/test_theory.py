@@ -7,6 +7,7 @@ import torch
 
 from resnorm import init, probes, theory
 from resnorm.branches import attention, mlp
+from resnorm.catalog import VARIANTS
 from resnorm.init import unit_gain
 from resnorm.letters import add, layer_scale, lerp
 from resnorm.streams import Stack
@@ -75,12 +76,15 @@ BESIDE = [
 ]
 
 
-@pytest.mark.parametrize(("word", "scalars", "settings", "depth", "law"), BESIDE)
+PARALLEL = [one.spell() for one in VARIANTS.values() if "[" in one.spell()]
+
+
+@pytest.mark.parametrize(("word", "scalars", "settings", "depth", "law"), BESIDE + [(word, {}, {}, 12, 5.0) for word in PARALLEL])
 def test_laws_of_branches_side_by_side_and_of_every_letter(word, scalars, settings, depth, law):
     predicted = theory.predict(word, depth, **scalars)
     if law is not None:
         assert predicted[-1]["forward_rms"] == pytest.approx(law, rel=1e-9)
-    letters = {"F": mlp(expansion=1, activation="relu", bias=False), "n": "layer", **settings}
+    letters = {letter: mlp(expansion=1, activation="relu", bias=False) for letter in "FAM"} | {"n": "layer"} | settings
     squares, gradients, seeds = 0.0, 0.0, 4
     for seed in range(seeds):
         torch.manual_seed(seed)

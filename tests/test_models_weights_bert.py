@@ -51,7 +51,7 @@ def same(mine, other, tokens=TOKENS):
 )
 def test_the_call_of_the_error_loads_the_weights_and_gives_the_same_logits(options, tmp_path):
     other = theirs(**options)
-    with pytest.raises(ValueError, match=r"these are the weights of bert\(") as refusal:
+    with pytest.raises(ValueError, match=r"the nearest network here is bert\(") as refusal:
         load_weights(bert(vocabulary=3, depth=1, width=8, heads=2), other.state_dict(), config=other.config)
     made = lambda: eval(re.search(r"bert\(.*\)", str(refusal.value))[0], dict(bert=bert)).eval()  # noqa: E731
     names = list(other.state_dict())

@@ -47,7 +47,7 @@ def theirs(family, **options):
 
 def suggested(weights, **options):
     """Our network by the call that the error names."""
-    with pytest.raises(ValueError, match=r"these are the weights of transformer_lm\(") as refusal:
+    with pytest.raises(ValueError, match=r"the nearest network here is transformer_lm\(") as refusal:
         load_weights(transformer_lm(vocabulary=3, depth=1, width=8), weights, **options)
     call = re.search(r"transformer_lm\(.*\)", str(refusal.value))[0]
     torch.manual_seed(1)

@@ -82,7 +82,7 @@ def load_weights(
             model.load_state_dict(one.tensors, strict=False)
             return model
     family, source = _family(model, source)
-    advice = f"; these are the weights of {family.call_for(source)}"
+    advice = f"; the nearest network here is {family.call_for(source)}"
     loaded = _matched(family, model, source, own, head, advice)
     for reason in family.differences(model, source):
         raise ValueError(f"{reason}: the two would not compute the same{advice}")
@@ -124,6 +124,9 @@ def _matched(
     slots = {name: path for name, path in short.items() if head == "load" or not name.startswith(family.head)}
     tensors = dict(family.prepare(source, model) if family.prepare else source.tensors)
     wanted = dict(_places_of(family, tensors, short))
+    for name in tensors:
+        if name not in wanted and not family.ignores(name) and meaning(name):
+            raise ValueError(f"{name!r}{meaning(name)} has no place in {family.ours.__name__}: the two would not compute the same")
     for copy, original in (family.tied(source) if callable(family.tied) else family.tied).items():
         if original not in tensors:
             continue

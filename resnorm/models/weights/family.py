@@ -154,10 +154,3 @@ def blocks(tensors: Iterable[str], pattern: str) -> tuple[int, ...]:
 def count(tensors: Iterable[str], pattern: str) -> int:
     """How many layers there are: `pattern` has the number of the layer in brackets."""
     return len({found[1] for name in tensors if (found := re.match(pattern, name))})
-
-
-def unequal(model: str, pairs: Mapping[str, tuple[Any, Any]]) -> Iterator[str]:
-    """One reason for each setting, by its name in the configuration, that is not the model's own."""
-    for name, (theirs, ours) in pairs.items():
-        if theirs != ours:
-            yield f"{name}={theirs!r} in the configuration, and {ours!r} in {model}"

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from resnorm.branches import Blur
 from resnorm.letters import Add
 from resnorm.models.resnet import LAYERS, TWO_CONVOLUTIONS, ResNet
-from resnorm.models.weights.family import Family, blocks, unequal
+from resnorm.models.weights.configuration import Configuration, Only
+from resnorm.models.weights.family import Family, blocks
 from resnorm.models.weights.source import Source
 from resnorm.norms import BatchNorm, GroupNorm
 from resnorm.words import Block
@@ -65,6 +66,19 @@ HUGGING_FACE = {
     "classifier.1": "head",
 }
 
+CONFIGURATION = Configuration(
+    types=("resnet",),
+    silent="the activation, and which convolutions have the strides",
+    facts=lambda model: {},
+    fields={
+        "hidden_act": Only("relu"),
+        "downsample_in_first_stage": Only(False),
+        "downsample_in_bottleneck": Only(False),
+    },
+    shaped=("depths", "embedding_size", "hidden_sizes", "layer_type", "num_channels"),
+    neutral=("out_features", "out_indices", "stage_names"),
+)
+
 
 def image(model: ResNet) -> tuple[Tensor]:
     """Two random images, large enough that the last stage has pixels."""
@@ -114,7 +128,8 @@ def differences_v1(model: ResNet, source: Source) -> Iterator[str]:
     yield from layers(model, "CnrCnar|CnrCnrCnar", source.tensors, "bn1")
     theirs, ours = antialias(source), own_antialias(model)
     if ours not in theirs:
-        yield f"the network of these weights has antialias={' or '.join(map(repr, theirs))}, and this model {ours!r}"
+        wanted = " or ".join(sorted(map(repr, theirs)))
+        yield f"the network of these weights has antialias={wanted}, and this model {ours!r}; build it with resnet(..., antialias={wanted})"
     elif ours is None and len(theirs) == 2 and (name := twin(source.tensors)):
         yield (
             f"timm's {name} and {name.replace('resnet', 'resnetaa')} have the same tensors; give the network itself, "
@@ -159,13 +174,7 @@ def unchecked_v2(model: ResNet, source: Source) -> str:
 
 def differences_hugging_face(model: ResNet, source: Source) -> Iterator[str]:
     yield from layers(model, "CnrCnar|CnrCnrCnar", source.tensors, "resnet.embedder.embedder.normalization")
-    if source.config is not None:
-        get = source.config.get
-        yield from unequal("resnet", {
-            "hidden_act": (get("hidden_act", "relu"), "relu"),
-            "downsample_in_first_stage": (get("downsample_in_first_stage", False), False),
-            "downsample_in_bottleneck": (get("downsample_in_bottleneck", False), False),
-        })  # fmt: skip
+    yield from CONFIGURATION.differences(model, source)
 
 
 def call_v1(tensors: dict[str, Tensor]) -> str:
@@ -224,6 +233,6 @@ FAMILIES = (
     Family(
         name="Hugging Face's ResNet", ours=ResNet, signature=("resnet.embedder.embedder.convolution.weight",), base="resnet.",
         table=HUGGING_FACE, call=call_hugging_face, inputs=image, differences=differences_hugging_face,
-        unchecked=lambda model, source: "the activation and the place of the stride",
+        unchecked=lambda model, source: CONFIGURATION.silent,
     ),
 )  # fmt: skip

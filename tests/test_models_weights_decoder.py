@@ -25,6 +25,7 @@ FAMILIES = {
         SIZES, head_dim=6, rope_parameters=dict(rope_type="default", rope_theta=500.0), rms_norm_eps=1e-3, tie_word_embeddings=True
     ),
     "Llama with biases": dict(SIZES, attention_bias=True, mlp_bias=True, num_key_value_heads=1),
+    "Llama with biases in its attention": dict(SIZES, attention_bias=True),
     "Mistral": dict(SIZES, sliding_window=None),
     "Mistral with a window": dict(SIZES, sliding_window=16),
     "Qwen2": dict(SIZES, tie_word_embeddings=True),
@@ -91,6 +92,7 @@ TRAPS = [
     ("GPT2", dict(logit_scale=2.0), "logit_scale=2.0 in the configuration, a field that is unknown here"),
     ("Llama", dict(rms_norm_eps=1e-3), "rms_norm_eps=0.001 in the configuration, and 1e-06 in this model"),
     ("Llama", dict(hidden_act="gelu"), "hidden_act='gelu' in the configuration, and 'silu' in this model"),
+    ("Llama", dict(mlp_bias=True), r"down_proj.bias', of shape \(32,\), has no place in this model"),
     ("Llama", dict(num_attention_heads=8, num_key_value_heads=4), "num_attention_heads=8 in the configuration, and 4"),
     ("Llama", dict(rope_parameters=dict(rope_type="default", rope_theta=500.0)), "rope_theta=500.0 in the configuration, .* 10000"),
     ("Llama", dict(rope_parameters=dict(rope_type="linear", factor=2.0, rope_theta=1e4)), "rope_type='linear' in the config"),
@@ -263,8 +265,8 @@ NAMED = {
     "GPTNeo": "GPT-Neo does not scale its scores",
     "GPTJ": "GPT-J's attention and MLP stand side by side",
     "GPTNeoX": "GPT-NeoX's attention and MLP stand side by side",
-    "OPT": "OPT counts positions from 2",
-    "Phi3": "Phi-3 has its matrices fused",
+    "OPT": "as OPT, which counts them from 2",
+    "Phi3": "one matrix, as in Phi-3",
 }
 UNNAMED = "has no place in this model|no tensor of the weights fills|has shape|known here"
 

@@ -36,7 +36,7 @@ def transformer_stack(
         for layer in range(1, depth + 1)
     ]
     inside = chosen.inside(norm)
-    grouped = {"key_value_heads": key_value_heads, "head_width": head_width, "bias": bias}
+    grouped = {"key_value_heads": key_value_heads, "head_width": head_width, "bias": bias == "attention" or bias}
     built: dict[str, Any] = {
         "A": attention(heads, causal, dropout, rotary=rotary, theta=theta, **grouped | inside.get("A", {})),
         "X": cross_attention(heads, dropout=dropout, **grouped | inside.get("X", {})),
@@ -154,8 +154,8 @@ def transformer_lm(
     branches, `nA` and `nM`), or a word of A and M, also side by side, `n[A,M]a`; `options` are the variant's.
     `dropout` acts on the embedding, on the attention's weights, inside the MLP and on every branch before its merge.
     `positions`: "learned" embeddings that are added to the tokens', or "rotary", which turns queries and keys, with the
-    base `theta`. `bias`, `key_value_heads` and `head_width` are those of `SelfAttention`; the MLP has biases where `bias` is
-    True. With `tie` the head is the tokens' embedding, a second time.
+    base `theta`. `key_value_heads` and `head_width` are those of `SelfAttention`. `bias`: True, False, "attention" (none in the
+    MLPs) or "qkv" (on queries, keys and values alone). With `tie` the head is the tokens' embedding, a second time.
     `initialisation`: a rule of `resnorm.init`, by default the variant's own, else "xavier".
     With a `Cache`, `model(tokens, cache)` takes the tokens that follow those of the passes before; `generate` does so.
     `norm`: by default "layer". The variant `ngpt_weights` has its own, "rms(affine=False)", and takes no other. There all

@@ -105,7 +105,7 @@ def _llama_also(model: TransformerLM, source: Source) -> Iterator[str]:
 LLAMA_CONFIGURATION = Configuration(
     types=("llama", "mistral", "qwen2", "qwen3"),
     silent="the number of heads, eps, the activation, the base and scaling of the rotary positions, a sliding window, and whether "
-    "the names are those of Gemma, Granite, SmolLM3, Ernie 4.5 or Helium, which compute something else",
+    "these are the names of Gemma, Granite, SmolLM3, Ernie 4.5, Helium, Ministral 3 or EuroBERT, which compute something else",
     facts=facts,
     fields={
         "num_attention_heads": Told("heads", 32),
@@ -131,6 +131,8 @@ LLAMA_CONFIGURATION = Configuration(
         "smollm3": "SmolLM3 has no positions in every fourth layer",
         "ernie4_5": "Ernie 4.5 turns other pairs of features by its rotary positions",
         "helium": "Helium turns other pairs of features by its rotary positions",
+        "ministral3": "Ministral 3 scales its queries by their positions",
+        "eurobert": "EuroBERT attends to later tokens too",
     },
 )  # fmt: skip
 
@@ -245,12 +247,13 @@ def llama_call(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) 
     if head_norm is not None:
         options["variant"] = '"qk_norm_per_head"'
     options["norm"] = f'"rms(eps={told["rms_norm_eps"]})"' if "rms_norm_eps" in told else '"rms"'
-    options |= {"activation": layers.activation(told.get("hidden_act", "silu")), "positions": '"rotary"'}
+    options |= {"activation": layers.activation(told.get("hidden_act", "silu"), gated=True), "positions": '"rotary"'}
     rope = {**told, **(told.get("rope_parameters") or {})}
     if (theta := rope.get("rope_theta") or 10000.0) != 10000.0:
         options["theta"] = theta
-    if f"{first}self_attn.o_proj.bias" not in tensors:
-        options["bias"] = '"qkv"' if f"{first}self_attn.q_proj.bias" in tensors else False
+    with_bias = [part for part in ("self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj") if f"{first}{part}.bias" in tensors]
+    if len(with_bias) < 3:
+        options["bias"] = (False, '"qkv"', '"attention"')[len(with_bias)]
     if _tied(tensors, "model.embed_tokens.weight"):
         options["tie"] = True
     return layers.call("transformer_lm", options)

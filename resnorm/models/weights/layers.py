@@ -11,13 +11,13 @@ from resnorm.streams import Stack
 from resnorm.streams.stream import Plain
 from resnorm.words import Block, equation
 
-# Hugging Face's names of our activations; those of one row are the same function.
+# Hugging Face's names of our activations, in an MLP and in a gated one; those of one row are the same function.
 ACTIVATIONS = {
     "relu": ("relu",),
     "gelu": ("gelu", "gelu_python"),
     "gelu_tanh": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"),
-    "swiglu": ("silu", "swish"),
 }
+GATED = {"swiglu": ("silu", "swish")}
 INSIDE = {SelfAttention: {"query_key_value", "output"}, MLP: {"hidden", "dropout", "output"}}
 
 
@@ -67,7 +67,7 @@ def facts(model: nn.Module) -> dict[str, Any]:
         "key_value_heads": own.key_value_heads,
         "head_width": own.head_width,
         "eps": eps.pop() if len(eps) == 1 else f"several, {sorted(eps)}",
-        "activation": ACTIVATIONS[mlp.activation],
+        "activation": (ACTIVATIONS | GATED)[mlp.activation],
     }
 
 
@@ -81,9 +81,9 @@ def place(fields: dict[str, int], names: Iterable[str]) -> dict[str, int]:
     return {"index": fields["layer"]}
 
 
-def activation(name: str) -> str:
+def activation(name: str, gated: bool = False) -> str:
     """Our name of an activation of theirs, in quotes, or "..." where we have none."""
-    return next((f'"{ours}"' for ours, theirs in ACTIVATIONS.items() if name in theirs), "...")
+    return next((f'"{ours}"' for ours, theirs in (GATED if gated else ACTIVATIONS).items() if name in theirs), "...")
 
 
 def call(builder: str, options: Mapping[str, Any]) -> str:

@@ -11,8 +11,8 @@ STRANGERS = {
     r"transformer\.h\.\d+\.attn\.attention\.q_proj": "GPT-Neo does not scale its scores, and every second layer sees a window",
     r"transformer\.h\.\d+\.attn\.q_proj": "GPT-J's attention and MLP stand side by side, and it turns a part of a head only",
     r"gpt_neox\.": "GPT-NeoX's attention and MLP stand side by side, and it turns a part of a head only",
-    r"model\.decoder\.layers\.\d+\.self_attn\.": "OPT counts positions from 2",
-    r"model\.layers\.\d+\.self_attn\.qkv_proj\.": "Phi-3 has its matrices fused, and positions of its own for long texts",
+    r"model\.decoder\.layers\.\d+\.self_attn\.": "decoders under these names have positions of their own, as OPT, which counts them from 2",
+    r"model\.layers\.\d+\.self_attn\.qkv_proj\.": "queries, keys and values are one matrix, as in Phi-3",
 }
 
 

@@ -4,10 +4,10 @@
     python -m benchmarks.load_language_weights --quick    the families that we load, and the traps: prints and writes nothing
 
 Every causal and every masked language model that transformers has is built small, all of its parameters are moved away from
-their start, and its weights are given in five ways to the network that the error message advises: the network itself, its
-state dict with its configuration, that alone, alone in another order, and alone as a .safetensors file. Outcomes are "equal"
-(to 1e-4 of the largest logit), "refused", and "other": loaded, and another function. Tensors alone cannot exclude the last;
-what the log then says stands beside it.
+their start, and its weights are given in six ways to the network that the error message advises. "told" are the network
+itself, its state dict with its configuration, and a folder that it saved; "tensors" are the state dict alone, in another
+order, and as a .safetensors file. Outcomes are "equal" (to 1e-4 of the largest logit), "refused", and "other": loaded, and
+another function. Tensors alone cannot exclude the last; what the log then says stands beside it.
 """
 
 import argparse
@@ -33,8 +33,8 @@ TOLERANCE = 1e-4
 VOCABULARY, CONTEXT, LARGEST = 101, 16, 5_000_000
 # Small sizes, under all the names that configurations give them.
 SIZES = dict(
-    vocab_size=VOCABULARY, hidden_size=32, d_model=32, n_embd=32, dim=32, intermediate_size=48, ffn_dim=48, n_inner=48, hidden_dim=48,
-    num_hidden_layers=2, n_layer=2, n_layers=2, num_layers=2, num_attention_heads=4, n_head=4, n_heads=4, num_heads=4,
+    vocab_size=VOCABULARY, hidden_size=32, d_model=32, n_embd=32, dim=32, intermediate_size=48, ffn_dim=48, n_inner=48,
+    hidden_dim=48, num_hidden_layers=2, n_layer=2, n_layers=2, num_layers=2, num_attention_heads=4, n_head=4, n_heads=4, num_heads=4,
     num_key_value_heads=2, head_dim=8, max_position_embeddings=CONTEXT, n_positions=CONTEXT, n_ctx=CONTEXT, type_vocab_size=2,
     embedding_size=32, word_embed_proj_dim=32, rotary_dim=4, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
     decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, num_experts=4, num_local_experts=4, n_routed_experts=4,
@@ -61,7 +61,8 @@ TRAPS: dict[str, list[dict[str, Any]]] = {
         *(
             dict(rope_parameters=dict(rope_theta=1e4) | rope)
             for rope in (
-                dict(rope_type="default", rope_theta=500.0), dict(rope_type="linear", factor=2.0), dict(rope_type="dynamic", factor=2.0),
+                dict(rope_type="default", rope_theta=500.0), dict(rope_type="linear", factor=2.0),
+                dict(rope_type="dynamic", factor=2.0),
                 dict(rope_type="yarn", factor=2.0, original_max_position_embeddings=8),
                 dict(
                     rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
@@ -115,7 +116,8 @@ def outcomes(network: nn.Module) -> dict[str, Any]:
     tokens = torch.randint(3, VOCABULARY, (2, CONTEXT), generator=torch.Generator().manual_seed(1))
     state, config = network.state_dict(), network.config
     source = read(state, config)
-    call = next((family.call_for(named) for family in FAMILIES if (named := family.recognise(source))), "transformer_lm(vocabulary=101)")
+    known = ((family, family.recognise(source)) for family in FAMILIES)
+    call = next((family.call_for(named) for family, named in known if named), "transformer_lm(vocabulary=101)")
     build = dict(transformer_lm=transformer_lm, bert=bert)
     try:
         eval(call, build)
@@ -131,29 +133,28 @@ def outcomes(network: nn.Module) -> dict[str, Any]:
     log.addHandler(handler)
     with TemporaryDirectory() as folder:
         network.save_pretrained(folder)
-        ways = {
-            "network": (network, None), "state dict, config": (state, config), "state dict": (state, None),
-            "shuffled": ({name: state[name] for name in names}, None),
-            "safetensors": (Path(folder) / "model.safetensors", None), "folder": (Path(folder), None),
-        }  # fmt: skip
-        for way, (weights, given) in ways.items():
+        ways = (
+            ("told", network, None), ("told", state, config), ("told", Path(folder), None), ("tensors", state, None),
+            ("tensors", {name: state[name] for name in names}, None), ("tensors", Path(folder) / "model.safetensors", None),
+        )  # fmt: skip
+        for way, weights, given in ways:
             ours = eval(call, build).eval()
             said.clear()
             try:
                 load_weights(ours, weights, config=given)
             except ValueError as error:
-                row["outcome"][way] = "refused"
-                row.setdefault("reason", str(error).split("; these are")[0].split(": the two")[0])
+                row["outcome"].setdefault(way, set()).add("refused")
+                row.setdefault("reason", str(error).split("; these are")[0].split(": the two")[0][:150])
                 continue
             with torch.no_grad():
                 mine, its = ours(tokens), network(tokens).logits
             difference = ((mine - its).abs().max() / its.abs().max()).item()
-            row["outcome"][way] = "equal" if difference <= TOLERANCE else "other"
+            row["outcome"].setdefault(way, set()).add("equal" if difference <= TOLERANCE else "other")
             row["difference"] = max(difference, row.get("difference", 0.0))
-            if said:
+            if said and difference > TOLERANCE:
                 row["said"] = said[-1]
     log.removeHandler(handler)
-    return row
+    return row | dict(outcome={way: " and ".join(sorted(found)) for way, found in row["outcome"].items()})
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -182,10 +183,10 @@ def main(arguments: list[str] | None = None) -> None:
         rows.append(row)
         what = row.get("outcome") or row.get("not_built") or row.get("not_run")
         print(name, row["settings"] or "", what, row.get("reason", "")[:200], flush=True)
-    for way in ("network", "state dict, config", "state dict", "shuffled", "safetensors", "folder"):
-        print(way, dict(Counter(row["outcome"].get(way) for row in rows if "outcome" in row)))
+    counts = {way: dict(Counter(row["outcome"][way] for row in rows if "outcome" in row)) for way in ("told", "tensors")}
+    print(counts)
     if not chosen.quick:
-        settings = dict(transformers=transformers.__version__, tolerance=TOLERANCE, largest=LARGEST)
+        settings = dict(transformers=transformers.__version__, tolerance=TOLERANCE, largest=LARGEST, counts=counts)
         print(write("load_language_weights", settings, rows, chosen.folder))
 
 

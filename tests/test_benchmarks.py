@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import language_model, placements, training_loops
+from benchmarks import language_model, load_language_weights, placements, training_loops
 from benchmarks.peers import LOOPS, OURS, Task, batches
 from benchmarks.turns import Clock, Process, chosen, first_round, speed_rows
 from resnorm import lab
@@ -267,3 +267,19 @@ def test_placements_are_divided_by_the_step_before_them(monkeypatch):
     assert found.pop("post") == dict(median=2, low=2, high=10)
     assert all(one == dict(median=2, low=2, high=2) for one in found.values())
     assert step_ms == dict(median=2000, low=2000, high=6000)
+
+
+def test_language_weights_are_equal_or_refused_where_their_configuration_is_told():
+    pytest.importorskip("transformers")
+    wanted = {
+        "llama (LlamaForCausalLM)": ("equal", "equal"), "megatron-bert (MegatronBertForMaskedLM)": ("refused", "refused"),
+        "granite (GraniteForCausalLM)": ("refused", "other"),
+    }  # fmt: skip
+    for name, settings, build in load_language_weights.networks(quick=False):
+        if name in wanted and not settings:
+            torch.manual_seed(0)
+            row = load_language_weights.outcomes(load_language_weights.shaken(build()))
+            told, tensors = wanted.pop(name)
+            assert row["outcome"] == dict(told=told, tensors=tensors)
+            assert ("Granite" in row.get("said", "")) == (tensors == "other")
+    assert not wanted

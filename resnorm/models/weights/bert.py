@@ -41,7 +41,8 @@ def tokens(model: Bert) -> tuple[Tensor]:
 
 CONFIGURATION = Configuration(
     types=("bert",),
-    silent="the number of heads, eps, the activation, whether it is a decoder, and whether these are the names of BigBird, which attends to blocks",
+    silent="the number of heads, eps, the activation, whether it is a decoder, and whether these are the names of BigBird, which "
+    "attends to blocks",
     facts=layers.facts,
     fields={
         "num_attention_heads": Told("heads", 12),

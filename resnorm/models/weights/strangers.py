@@ -11,7 +11,7 @@ STRANGERS = {
     r"transformer\.h\.\d+\.attn\.attention\.q_proj": "GPT-Neo does not scale its scores, and every second layer sees a window",
     r"transformer\.h\.\d+\.attn\.q_proj": "GPT-J's attention and MLP stand side by side, and it turns a part of a head only",
     r"gpt_neox\.": "GPT-NeoX's attention and MLP stand side by side, and it turns a part of a head only",
-    r"model\.decoder\.layers\.\d+\.self_attn\.": "decoders under these names have positions of their own, as OPT, which counts them from 2",
+    r"model\.decoder\.layers\.\d+\.self_attn\.": "these decoders have positions of their own, as OPT, which counts them from 2",
     r"model\.layers\.\d+\.self_attn\.qkv_proj\.": "queries, keys and values are one matrix, as in Phi-3",
 }
 

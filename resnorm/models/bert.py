@@ -69,7 +69,7 @@ def bert(
     r"""Build BERT with the head of its masked language model: $p(t_i \mid t_{j \ne i})$ for the tokens that were masked.
 
     The original BERT is Post-Norm: `variant="post"`. The other settings are those of `transformer_lm`. The defaults
-    are BERT-base; `load_weights` takes the weights of Hugging Face's `BertForMaskedLM`.
+    are BERT-base; `load_weights` takes the weights of Hugging Face's `BertForMaskedLM` and `BertForPreTraining`.
     Call it as `model(tokens, segments, mask)`: `mask` (batch, tokens) is True, or 1, for the tokens that may be attended to.
     Shapes: tokens and segments (batch, tokens) of int64, output (batch, tokens, vocabulary), the logits.
     Raises `ValueError` for more tokens than the context, and as `transformer_lm`. Citation: devlin2019bert.

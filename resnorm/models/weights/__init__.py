@@ -50,6 +50,7 @@ def load_weights(
     | `densenet(depth=121)`                               | torchvision's `densenet121`                               |
     | `vit()`                                             | torchvision's `vit_b_16`                                  |
     | `transformer_lm(..., activation="gelu_tanh")`       | Hugging Face's `GPT2LMHeadModel`                          |
+    | `transformer_lm(..., positions="rotary")`           | Hugging Face's Llama, Mistral, Qwen2 and Qwen3            |
     | `bert()`                                            | Hugging Face's `BertForMaskedLM`                          |
 
     ```python
@@ -70,7 +71,8 @@ def load_weights(
     what could not be checked.
     Raises `ValueError`, and loads nothing, where a tensor has no place, is missing or has another shape, and where the other
     network computes something else; it names the first reason.
-    Citation: he2016deep, he2016identity, huang2017densely, dosovitskiy2021image, devlin2019bert.
+    Citation: he2016deep, he2016identity, huang2017densely, dosovitskiy2021image, devlin2019bert, radford2019language,
+    touvron2023llama.
     """
     if head not in HEADS:
         raise ValueError(f"head={head!r}; allowed: {', '.join(HEADS)}")

@@ -13,6 +13,8 @@ from resnorm.norms import LayerNorm, LayerNorm2d
 
 FUSED_NORMS = (LayerNorm, LayerNorm2d)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# Of all modules: the dictionaries themselves, which torch fills and empties in place.
+GLOBAL_HOOKS = tuple(getattr(torch_module, f"_global{hooks}") for hooks in HOOKS)
 
 
 def fuse(module: nn.Module) -> nn.Module:
@@ -68,7 +70,7 @@ def _fused(steps: tuple[Any, ...], modules: dict[str, nn.Module]) -> tuple[Any, 
 
 
 def _watched(modules: list[nn.Module]) -> bool:
-    return torch_module._has_any_global_hook() or any(getattr(one, hooks) for one in modules for hooks in HOOKS)
+    return any(GLOBAL_HOOKS) or any(getattr(one, hooks) for one in modules for hooks in HOOKS)
 
 
 def _run(x: Tensor, h: Tensor, norms: list[nn.Module]) -> Tensor | None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from book import chapters, numbers, pages, render
 from book.chapters import BuildError, Project
+from book.processes import ending_with_this_one
 
 PRESETS = ("smoke", "cpu", "colab", "paper")
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,7 +92,8 @@ def build(
         print("Pages:", flush=True)
         source = render.stage(project, folders)
         pages.write_pages(project, source, chapters.verdicts(folders))
-        site = render.render(project, source)
+        with ending_with_this_one():
+            site = render.render(project, source)
         (site / ".key").write_text(key)
         print(f"  {len(list(site.rglob('*.html')))} pages, no warning")
     print(f"The book stands after {time.monotonic() - started:.0f} s. Open {index}")

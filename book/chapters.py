@@ -17,6 +17,8 @@ from pathlib import Path
 import nbformat
 import yaml
 
+from book.processes import ending_with_this_one
+
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)\n*")
 COLAB = re.compile(r"colab\.research\.google\.com/github/[^/\s]+/[^/\s]+/blob/[^/\s]+/notebooks/[^)\s]+")
 INSTALL = re.compile(r"git\+https://github\.com/[\w.-]+/[\w.-]+?(?=[\"'\s@]|$)")
@@ -177,14 +179,18 @@ def execute_all(
     threads = int(os.environ.get("OMP_NUM_THREADS", "").partition(",")[0] or max(1, (os.cpu_count() or 1) // processes))
     failures = []
     # Spawned, because a process that has loaded papermill or torch does not survive a fork well.
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        waiting = [
-            pool.submit(_execute, project, chapter, preset, folders[chapter], threads, strict) for chapter in pending
-        ]
-        for future in waiting:
-            report, failure = future.result()
-            print(report, flush=True)
-            failures += [failure] if failure else []
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
+    try:
+        with ending_with_this_one():
+            waiting = [
+                pool.submit(_execute, project, chapter, preset, folders[chapter], threads, strict) for chapter in pending
+            ]
+            for future in waiting:
+                report, failure = future.result()
+                print(report, flush=True)
+                failures += [failure] if failure else []
+    finally:
+        pool.shutdown(cancel_futures=True)
     if failures:
         raise BuildError("\n\n".join(failures))
     return folders

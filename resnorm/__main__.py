@@ -5,6 +5,8 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +37,8 @@ Settings = Annotated[
 ]
 Processes = Annotated[int, typer.Option(min=1, help="Runs side by side, one thread each; keep 1 on a GPU.")]
 COMMITTED = "results/records"
+# Settings whose value is a list.
+LISTS = ("recipe.milestones", "measure")
 
 
 @app.command()
@@ -75,7 +79,11 @@ def sweep(
     model: Annotated[str, typer.Option(help="With --task: the model.")] = "",
     settings: Settings = [],  # noqa: B006
     grid: Annotated[
-        list[str], typer.Option(metavar="PATH=LIST", help="Vary a setting: --grid model.depth=8,20. Repeatable.")
+        list[str],
+        typer.Option(
+            metavar="PATH=LIST",
+            help="Vary a setting: --grid model.depth=8,20, or 'model.norm=layer,rms(eps=1e-5,affine=False)'. Repeatable.",
+        ),
     ] = [],  # noqa: B006
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas (default: the plan's).")] = "",
     processes: Processes = 1,
@@ -96,8 +104,9 @@ def sweep(
     chosen = [_value(seed) for seed in seeds.split(",")] if seeds else None
     experiments = _experiments(plan, preset, task, model, settings, chosen)
     for path, values in map(_assignment, grid):
-        values = [_value(value) for value in values.split(",")]
-        experiments = [other for experiment in experiments for other in lab.sweep(experiment, {path: values})]
+        values = _values(path, values)
+        swept = [other for experiment in experiments for other in lab.sweep(experiment, {path: values})]
+        experiments = list(dict.fromkeys(swept))
     _data_root(data)
     records = lab.run_all(experiments, _store(store), processes=processes, progress=not json)
     _print_records(records, json, None)
@@ -225,6 +234,39 @@ def _value(text: str) -> Any:
         return text
 
 
+def _values(path: str, text: str) -> list:
+    """The values of a grid: separated by commas, or one JSON list of them, but where the setting is a list itself."""
+    values = [_value(part) for part in _split(path, text)]
+    (first, *others) = values
+    if not others and isinstance(first, list) and (path not in LISTS or all(isinstance(value, list) for value in first)):
+        return first
+    return values
+
+
+def _split(path: str, text: str) -> list[str]:
+    """Split at the commas that stand outside of brackets and quotes."""
+    parts, open_brackets, quoted = [""], "", False
+    for place, character in enumerate(text):
+        if character == '"' and text[place - 1 : place] != "\\":
+            quoted = not quoted
+        elif not quoted and character in "([{":
+            open_brackets += ")]}"["([{".index(character)]
+        elif not quoted and character in ")]}":
+            if not open_brackets.endswith(character):
+                raise ValueError(f"--grid {path}: {text!r} closes a bracket with {character!r} that was not opened so")
+            open_brackets = open_brackets[:-1]
+        if character == "," and not open_brackets and not quoted:
+            parts.append("")
+        else:
+            parts[-1] += character
+    if open_brackets or quoted:
+        raise ValueError(f"--grid {path}: {text!r} does not close {'a quote' if quoted else 'a bracket'}")
+    parts = [part.strip() for part in parts]
+    if not all(parts):
+        raise ValueError(f"--grid {path}: {text!r} has an empty value; write values between commas, such as 8,20")
+    return parts
+
+
 def _store(folder: str):
     from resnorm.lab import Store
 
@@ -289,15 +331,49 @@ def main() -> None:
     """Run the command line; bad input ends in one line on stderr and exit code 2."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("resnorm.lab").setLevel(logging.INFO)
+    with _clean_output():
+        try:
+            app(prog_name="python -m resnorm")
+        except (ValueError, TypeError, OSError, MissingExtra) as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except ExceptionGroup as failures:
+            for error in failures.exceptions:
+                print(f"error: {error} {' '.join(error.__notes__)}", file=sys.stderr)
+            sys.exit(1)
+        except Exception as error:
+            if os.environ.get("RESNORM_TRACEBACK"):
+                raise
+            print(f"error: {type(error).__name__}: {error} (RESNORM_TRACEBACK=1 shows where)", file=sys.stderr)
+            sys.exit(1)
+
+
+@contextmanager
+def _clean_output() -> Iterator[None]:
+    """Keep standard output for what the commands print: what libraries write there past Python goes to standard error.
+
+    Some versions of torch's gloo do so, in front of the JSON that a script reads.
+    """
     try:
-        app(prog_name="python -m resnorm")
-    except (ValueError, TypeError, OSError, MissingExtra) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except ExceptionGroup as failures:
-        for error in failures.exceptions:
-            print(f"error: {error} {' '.join(error.__notes__)}", file=sys.stderr)
-        sys.exit(1)
+        ours = sys.stdout.fileno() == 1
+    except (AttributeError, OSError, ValueError):  # captured, or closed
+        ours = False
+    if not ours:
+        yield
+        return
+    before = sys.stdout
+    before.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(os.dup(real), "w", encoding=before.encoding, errors=before.errors, buffering=1)
+    try:
+        yield
+    finally:
+        with suppress(BrokenPipeError):  # as in `... | head`
+            sys.stdout.close()
+        sys.stdout = before
+        os.dup2(real, 1)
+        os.close(real)
 
 
 if __name__ == "__main__":

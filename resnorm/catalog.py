@@ -188,14 +188,15 @@ def _beside_a_memory(sub_block: str) -> str:
 
     def crossed(brackets: re.Match) -> str:
         parts = brackets[1].split(",")
-        both = [[part, part.replace("A", "X")] if _branches_of(part) == {"A"} else [part] for part in parts]
+        alone = {part for part in parts if _branches_of(part) == {"A"} and not set(part) & set(MERGES)}
+        both = [[part, part.replace("A", "X")] if part in alone else [part] for part in parts]
         return f"[{','.join(part for one in both for part in one)}]"
 
     spelled = re.sub(r"\[([^\[\]]*)\]", crossed, sub_block)
     if spelled.count("X") < sub_block.count("A"):
         raise ValueError(
-            f"the word {sub_block!r} has no place for the cross-attention of a decoder: an A stands neither in a sub-block nor "
-            "in a part of brackets of its own; spell the word with X, as in 'n[A,X,M]a'"
+            f"the word {sub_block!r} has no place for the cross-attention of a decoder: an A stands neither in a sub-block of its "
+            "own nor, without a merge, in a part of brackets of its own; spell the word with X, as in 'n[A,X,M]a'"
         )
     return spelled
 

@@ -105,7 +105,7 @@ def a_stage_that_strides_twice(patch):
     patch.setattr(
         letters.ZeroPad, "forward", lambda self, x: nn.functional.pad(x[:, :, ::4, ::4], (0, 0, 0, 0, 0, self.extra))
     )
-    patch.setattr(RESNET, "_kernels", lambda count, width, stride, weight: built(count, width, 4 if stride == 2 else 1, weight))
+    patch.setattr(RESNET, "_kernels", lambda count, width, stride, *others: built(count, width, 4 if stride == 2 else 1, *others))
 
 
 def an_in_place_branch(patch):

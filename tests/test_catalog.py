@@ -301,9 +301,9 @@ def test_cross_attention_stands_beside_attention(word, decoder):
         assert transformer_word(word) == word
 
 
-@pytest.mark.parametrize("word", ["n[AM,M]a", "A[n,M]a", "n[A[A,M],M]a"])
+@pytest.mark.parametrize("word", ["n[AM,M]a", "A[n,M]a", "[Aa,M]n"])
 def test_brackets_without_a_place_for_cross_attention_are_refused(word):
-    with pytest.raises(ValueError, match="no place for the cross-attention of a decoder.*such|as in 'n.A,X,M.a'"):
+    with pytest.raises(ValueError, match="no place for the cross-attention of a decoder.*as in 'n.A,X,M.a'"):
         transformer_word(word, "AXM")
 
 

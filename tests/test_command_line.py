@@ -129,6 +129,14 @@ def test_a_failed_run_is_one_line_and_exit_code_1(command, tmp_path):
         ("run --task digits --model mlp_stack --set model.depht=3", "has no 'depht'; allowed:"),
         ("run preact_resnet20 --set recipe.optimizer=lion", "lion"),
         ("run preact_resnet20 --data /nowhere/at/all", "there is no such folder"),
+        ("sweep preact_resnet20 --grid seed=0,0", "seed takes 0 twice; give every value once"),
+        ("sweep preact_resnet20 --grid model.depth=20,,56", "has an empty value"),
+        ("sweep preact_resnet20 --grid model.norm=group(groups=4,layer", "does not close a bracket"),
+        ("sweep preact_resnet20 --grid model.norm=group)groups=4(", "closes a bracket with ')' that was not opened so"),
+        ("run --task digits --model mlp_stack --set model.depth=abc", "has depth='abc'; give a whole number, such as"),
+        ("run --task digits --model mlp_stack --set model.depth=2.5", "has depth=2.5; give a whole number"),
+        ("run --task digits --model mlp_stack --set model.norm=3", "has norm=3; give a text, such as"),
+        ("run --task digits --model mlp_stack --set model.variant=[1]", "there is no variant [1]"),
         ("sweep recursive_skip --seeds 0,x", "seeds has 'x'; allowed: integers of 0 or more"),
         ("missing --preset huge", "preset is 'huge'"),
         ("missing --notebooks nowhere", "there is no folder nowhere"),
@@ -138,6 +146,55 @@ def test_bad_input_is_one_line_and_exit_code_2(command, words, expected):
     code, out, err = command(*words.split())
     assert (code, out) == (2, "")
     assert err.startswith("error: ") and err.count("\n") == 1 and expected in err
+
+
+@pytest.mark.parametrize(
+    ("grid", "values"),
+    [
+        ("model.depth=2,4", [2, 4]),
+        ("model.depth=[2,4]", [2, 4]),
+        ("model.norm=group(groups=4),group(groups=8)", ["group(groups=4)", "group(groups=8)"]),
+        ("model.norm=layer, rms(eps=1e-5,affine=False)", ["layer", "rms(eps=1e-5,affine=False)"]),
+        ('model.norm=["layer","rms(eps=1e-5,affine=False)"]', ["layer", "rms(eps=1e-5,affine=False)"]),
+        ('model.norm="layer","rms(eps=1e-5,affine=False)"', ["layer", "rms(eps=1e-5,affine=False)"]),
+        ("recipe.milestones=[0.5,0.75],[0.9]", [[0.5, 0.75], [0.9]]),
+        ("recipe.milestones=[[0.5,0.75],[0.9]]", [[0.5, 0.75], [0.9]]),
+        ("recipe.milestones=[0.5,0.75]", [[0.5, 0.75]]),
+        ('measure=["reads"],[]', [["reads"], []]),
+        ('model={"depth":2,"width":8},{"depth":4}', [{"depth": 2, "width": 8}, {"depth": 4}]),
+    ],
+)
+def test_a_grid_is_cut_at_commas_outside_of_brackets(command, monkeypatch, grid, values):
+    monkeypatch.setattr(lab, "run_all", lambda experiments, *_, **options: planned.extend(experiments) or [])
+    planned = []
+    assert command("sweep", *SMALL, "--grid", grid)[0] == 0
+    base, path = lab.Experiment.from_dict(planned[0].to_dict()), grid.partition("=")[0]
+    assert planned == [base.replace(path, value) for value in values] or path == "model" and len(planned) == 2
+
+
+def test_a_grid_varies_settings_that_are_lists(command, tmp_path):
+    words = [*SMALL, "--set", "recipe.schedule=step", "--grid", "recipe.milestones=[0.5,0.75],[0.9]", "--store", tmp_path]
+    code, out, err = command("sweep", *words)
+    assert code == 0 and out.count("one seed") == 2
+
+
+def test_only_what_a_command_prints_reaches_standard_output():
+    # As gloo does: past Python, in front of the answer.
+    code = (
+        "import os, sys; from resnorm import __main__ as m; sys.argv = ['resnorm', 'variants', '--json'];"
+        "app = m.app; m.app = lambda **options: (os.write(1, b'[Gloo] Rank 0 is connected'), app(**options)); m.main()"
+    )
+    done = in_a_process("-c", code)
+    assert len(json.loads(done.stdout)) == len(VARIANTS) and "[Gloo]" in done.stderr
+
+
+def test_what_nobody_foresaw_is_one_line_too(command, monkeypatch):
+    monkeypatch.setattr(lab, "run", lambda *_, **options: {}["no such key"])
+    code, out, err = command("run", *SMALL)
+    assert (code, out, err) == (1, "", "error: KeyError: 'no such key' (RESNORM_TRACEBACK=1 shows where)\n")
+    monkeypatch.setenv("RESNORM_TRACEBACK", "1")
+    with pytest.raises(KeyError):
+        command("run", *SMALL)
 
 
 def test_variants_lists_the_whole_catalog(command):

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from multiprocessing import active_children
 from pathlib import Path
@@ -127,7 +129,7 @@ def test_an_experiment_refuses_the_options_that_build_refuses(model, monkeypatch
     varied = "variant" in inspect.signature(models.MODELS[model]).parameters
     for variant in catalog.VARIANTS.values():
         for option in {*GIVEN_BY_MODEL, *variant.options, "nonsense", "segments"}:
-            options = {option: 1} | ({"variant": variant.name} if varied else {})
+            options = {option: variant.options.get(option, 1)} | ({"variant": variant.name} if varied else {})
             outcomes = []
             for call in (lambda: Experiment(SMALL["task"], dict(name=model, **options), {}),
                          lambda: models.build(model, spec, **options)):  # fmt: skip
@@ -155,6 +157,9 @@ def test_sweep_is_the_product_with_the_last_setting_fastest():
     assert [(item.seed, item.model["variant"], item.model.get("skip")) for item in swept] == [
         (0, "pre", None), (0, "xskip", 2), (1, "pre", None), (1, "xskip", 2),
     ]  # fmt: skip
+    for repeated in ({"seed": [0, 1, 0]}, {"model.depth": [2, 2.0]}):
+        with pytest.raises(ValueError, match="takes [02] twice; give every value once"):
+            lab.sweep(Experiment(**SMALL), repeated)
     with pytest.raises(ValueError, match="'modle.depth' is no setting"):
         lab.sweep(Experiment(**SMALL), {"modle.depth": [1]})
 
@@ -258,6 +263,8 @@ def test_a_kill_during_put_leaves_no_half_record(tmp_path):
             process.send_signal(signal.SIGKILL)
         records = Store(tmp_path).records()
         assert len(records) == 1 and len(records[0].curves) == 20000
+    Store(tmp_path).put(records[0])
+    assert [path.name for path in tmp_path.iterdir()] == [f"{records[0].experiment.name}.json"]
 
 
 def test_a_failed_write_leaves_the_old_record_and_no_litter(tmp_path, monkeypatch):
@@ -400,13 +407,86 @@ def test_run_all_in_processes_gives_the_same_records(tmp_path):
     assert {record.provenance["threads"] for record in apart} == {1}
 
 
-def test_a_failure_in_a_process_names_its_experiment(tmp_path):
-    good = Experiment(**SMALL)
-    bad = good.replace("model", dict(variant="rskip_norm", order=0))
-    with pytest.raises(ExceptionGroup, match="1 of 2 runs failed") as caught:
-        lab.run_all([bad, good], Store(tmp_path), processes=2, progress=False)
-    assert "order" in str(caught.value.exceptions[0])
-    assert Store(tmp_path).get(good) is not None
+def test_a_failure_or_a_death_in_a_process_ends_that_run_alone(tmp_path):
+    one, bad = Experiment(**SMALL), Experiment(**SMALL).replace("model", dict(variant="rskip_norm", order=0))
+
+    def kill_the_first():
+        while not (children := active_children()):
+            time.sleep(0.01)
+        children[0].kill()
+
+    thread = threading.Thread(target=kill_the_first)
+    thread.start()
+    with pytest.raises(ExceptionGroup, match="2 of 3 runs failed") as caught:
+        lab.run_all([one, one.replace("seed", 1), bad], Store(tmp_path), processes=2, progress=False)
+    thread.join()
+    death, failure = sorted(map(str, caught.value.exceptions), key=len, reverse=True)
+    assert "the process that ran it was ended from outside" in death and "order" in failure
+    assert all("in the experiment {" in error.__notes__[0] for error in caught.value.exceptions)
+    assert len(Store(tmp_path).records()) == 1 and not active_children()
+    assert not list((tmp_path / "checkpoints").glob("*.lock"))
+
+
+# --- Several processes on one store
+
+
+def test_what_another_process_is_running_comes_last(tmp_path, monkeypatch):
+    store, base = Store(tmp_path), Experiment(**SMALL)
+    experiments = [base.replace("seed", seed) for seed in range(3)]
+    elsewhere, ran = ExitStack(), []
+    assert elsewhere.enter_context(store.lock(experiments[0]))
+    monkeypatch.setattr(running, "PAUSE", 0.01)
+
+    def stub(experiment, store, progress):
+        ran.append(experiment.seed)
+        if experiment.seed == 2:
+            threading.Timer(0.1, elsewhere.close).start()
+        store.put(made(experiment))
+        return made(experiment)
+
+    monkeypatch.setattr(running, "run", stub)
+    assert [record.experiment.seed for record in lab.run_all(experiments, store)] == [0, 1, 2]
+    assert ran == [1, 2, 0]
+
+
+def test_a_run_waits_for_the_process_that_is_at_it_and_takes_its_record(tmp_path, monkeypatch):
+    store, experiment = Store(tmp_path), Experiment(**SMALL)
+    elsewhere = ExitStack()
+    elsewhere.enter_context(store.lock(experiment))
+    assert store.busy(experiment) and not store.busy(experiment.replace("seed", 1))
+    monkeypatch.setattr(running, "_run", lambda *_: pytest.fail("it ran although another process had"))
+    threading.Timer(0.2, lambda: (store.put(made(experiment)), elsewhere.close())).start()
+    assert lab.run(experiment, store).metrics == {"test_accuracy": 0.5}
+
+
+def test_an_interrupted_run_gives_its_lock_back(tmp_path, monkeypatch):
+    store, experiment = Store(tmp_path), Experiment(**SMALL)
+
+    def interrupted(*_):
+        assert store.busy(experiment)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "_run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lab.run(experiment, store)
+    assert not store.busy(experiment) and not list(tmp_path.rglob("*.lock"))
+
+
+def test_two_commands_on_one_store_fail_nowhere_and_give_the_records_of_one(tmp_path):
+    words = "--task digits --model mlp_stack --set model.depth=2 --set model.width=16 --set recipe.epochs=3 --set recipe.lr=0.05"
+    command = [sys.executable, "-m", "resnorm", "sweep", *words.split(), "--json", "--seeds", "0,1,2,3", "--store", tmp_path]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT) for _ in range(2)]
+    first, second = (json.loads(process.communicate()[0]) for process in both)
+    assert [process.returncode for process in both] == [0, 0] and first == second
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".part", ".pt", ".lock")]
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = lab.run(Experiment.from_dict({key: first[2][key] for key in SMALL | {"seed": 2}}), Store(tmp_path / "alone"))
+    finally:
+        torch.set_num_threads(threads)
+    assert first[2]["metrics"]["test_loss"] == pytest.approx(alone.metrics["test_loss"], rel=1e-5)
 
 
 def test_the_budget_starts_nothing_that_cannot_fit(tmp_path):
@@ -536,6 +616,9 @@ def test_summary_says_how_many_seeds():
     text = lab.summary([made(experiment, metrics={"test_accuracy": value}) for experiment, value in values])
     assert "2 seeds" in text and "0.60 ± 0.14" in text
     assert "one seed" in text and "0.9 ±" not in text
+    assert "one seed" in lab.summary([made(base)] * 2)
+    decays = [made(base.replace("recipe.milestones", milestones)) for milestones in ([0.5, 0.75], [0.9])]
+    assert lab.summary(decays).count("one seed") == 2
     with pytest.raises(ValueError, match="'bleu'; allowed: test_accuracy"):
         lab.summary([made(base)], "bleu")
 

@@ -466,7 +466,9 @@ def test_a_decoder_in_groups_exports_compiles_and_runs_in_16_bits():
     with torch.no_grad():
         logits = model(tokens)
         torch.testing.assert_close(torch.export.export(model, (tokens,)).module()(tokens), logits)
-        torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(tokens), logits)
+        for dynamic in (None, True):  # sizes that are numbers, and sizes that are symbols
+            compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+            torch.testing.assert_close(compiled(tokens), logits)
         for dtype in (torch.float16, torch.bfloat16):
             half = copy.deepcopy(model).to(dtype)(tokens)
             assert half.dtype == dtype

@@ -148,6 +148,57 @@ def recursion_of_three(x, h, weight, bias):
 
 
 @KERNEL
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("order", [1, 3])
+def test_second_derivatives_equal_those_of_the_recursion(always, order, affine):
+    (x, h), maps, _ = inputs((3, 5))
+    given = [tensor.requires_grad_() for tensor in (x, h, *(maps if affine else []))]
+    assert torch.autograd.gradgradcheck(lambda x, h, *maps: recursive_skip(x, h, order, *maps), given)
+    weights, biases = (torch.randn(3, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    steps = lambda x, h, weights, biases: recursive_skip_steps(x, h, list(weights), list(biases))  # noqa: E731
+    assert torch.autograd.gradgradcheck(steps, (x, h, weights, biases))
+
+
+@KERNEL
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gradient_penalty_goes_through_the_kernel_at_full_size(dtype):
+    torch.manual_seed(0)
+    start, affine = torch.randn(600, 64, dtype=dtype), [torch.randn(64, dtype=dtype) for _ in range(2)]
+    assert start.numel() > module.SMALL
+    results = []
+    for function in (recursive_skip, recursion):
+        x, weight, bias = given = [tensor.clone().requires_grad_() for tensor in (start, *affine)]
+        h = (2 * x).tanh()  # a function of x: the penalty needs partial derivatives at this place
+        first = torch.autograd.grad(function(x, h, 3, weight, bias).pow(3).sum(), given, create_graph=True)
+        penalty = sum(one.float().square().sum() for one in first).sqrt()
+        results.append((*first, *torch.autograd.grad(penalty, given)))
+    for one, other in zip(*results, strict=True):
+        assert one.dtype == dtype and one.isfinite().all()
+        assert (one - other).norm() <= TOLERANCE[dtype] * 10 * other.norm()
+
+
+@KERNEL
+@pytest.mark.parametrize("affine", ["last", "step"])
+@pytest.mark.parametrize("rows", [4, 4096])
+def test_a_fused_model_takes_a_gradient_penalty(affine, rows):
+    model = fuse(Stack([variant("rskip_norm").block(32, order=2, affine=affine) for _ in range(2)]))
+    x = torch.randn(rows, 32, requires_grad=True)
+    (gradient,) = torch.autograd.grad(model(x).pow(2).sum(), x, create_graph=True)
+    gradient.norm().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@KERNEL
+@pytest.mark.filterwarnings("ignore")  # torch's own: it still scripts the forward derivatives
+def test_forward_derivatives_go_through(always):
+    (x, h), _, tangent = inputs((4, 9))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(x, tangent)
+        ours, theirs = (torch.autograd.forward_ad.unpack_dual(function(dual, h, 3)).tangent for function in (recursive_skip, recursion))
+        assert torch.equal(ours, theirs)
+
+
+@KERNEL
 def test_nan_and_infinity_are_not_hidden(always):
     for bad in (math.nan, math.inf):
         x, h = torch.randn(4, 40), torch.randn(4, 40)

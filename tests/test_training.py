@@ -891,30 +891,6 @@ def test_a_diverged_run_is_not_run_again(tmp_path, monkeypatch):
     assert first.status == "diverged" and again == first
 
 
-def test_a_checkpoint_written_but_not_in_its_place_is_never_loaded(tmp_path, monkeypatch):
-    whole, resumed = ConvNet(), ConvNet(seed=5)
-    fit(whole, images(), RECIPE, progress=False)
-    checkpoint, replace_file, saves = Checkpoint(tmp_path / "run.pt", steps=4), os.replace, []
-
-    def killed_at_the_third(source, target):
-        saves.append(target)
-        if len(saves) == 3:
-            raise Killed
-        replace_file(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", killed_at_the_third)
-        with pytest.raises(Killed):
-            fit(ConvNet(), images(), RECIPE, checkpoint=checkpoint, progress=False)
-    partial = tmp_path / "run.pt.partial"
-    assert torch.load(partial, weights_only=True)["step"] == 12
-    assert torch.load(checkpoint.path, weights_only=True)["step"] == 8
-    partial.write_bytes(partial.read_bytes()[:500])
-    fit(resumed, images(), RECIPE, checkpoint=checkpoint, progress=False)
-    assert same(weights(whole), weights(resumed))
-    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
-
-
 def test_the_scale_of_fp16_survives_a_new_start(tmp_path, monkeypatch):
     recipe, checkpoint = replace(RECIPE, precision="fp16"), Checkpoint(tmp_path / "run.pt", steps=4)
     with monkeypatch.context() as patch:

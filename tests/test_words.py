@@ -242,6 +242,38 @@ def test_inputs_reach_every_branch_of_their_letter_in_brackets():
     torch.testing.assert_close(block(x, A={"more": 1.0}, M={"more": 2.0}), 3 * x + 3)
 
 
+@pytest.mark.parametrize("word", ["nFa", "Fanan", "n[F,Fs]a", "[Fa,Fd]l", "nFpa nFab"])
+def test_every_module_that_is_shown_is_called(word):
+    block, x, called = build(word), torch.randn(3, WIDTH, requires_grad=True), []
+    names = [name for name, _ in block.named_children()]
+    assert all(f"({name})" in repr(block) for name in names)
+    for kind in ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"):
+        called.clear()
+        handles = [getattr(block.get_submodule(name), kind)(lambda *given, name=name: called.append(name)) for name in names]
+        block(x).sum().backward()
+        assert sorted(called) == sorted(names), kind
+        for handle in handles:
+            handle.remove()
+    called.clear()
+    handle = nn.modules.module.register_module_forward_hook(lambda module, given, made: called.append(module))
+    block(x)
+    handle.remove()
+    assert [one for one in called if one in list(block.children())] == list(block.children())
+
+
+def test_what_is_put_in_the_place_of_a_sum_runs_and_so_do_its_new_scalars():
+    class Difference(nn.Module):
+        def forward(self, h, x):
+            return h - x
+
+    block, x = build("Fa"), torch.randn(3, WIDTH)
+    h = block.get_submodule("0_F")(x)
+    block.get_submodule("1_a").gain = 3.0
+    torch.testing.assert_close(block(x), x + 3 * h)
+    block.add_module("1_a", Difference())
+    torch.testing.assert_close(block(x), h - x)
+
+
 @pytest.mark.parametrize("kind", ["layer", "batch"])
 def test_tied_occurrences_share_parameters_but_not_running_statistics(kind):
     block = Block("Fanan", WIDTH, F=linear, n=Tied(kind))

@@ -154,7 +154,8 @@ class _Attention(nn.Module):
         queries, keys = query.shape[-2], key.shape[-2]
         if self.key_value_heads != self.heads:  # each key and value for all the queries of its group
             key, value = (h.repeat_interleave(self.heads // self.key_value_heads, 1) for h in (key, value))
-        causal = self.causal and queries > 1  # a single token is the last one, and sees all
+        # A single token is the last one, and sees all. A compiler's sizes have no plain truth value but in a condition.
+        causal = self.causal if queries > 1 else False
         written_out = query.device.type == "cpu" and query.dtype.itemsize == 2 and torch.is_grad_enabled()
         # scaled_dot_product_attention takes one or the other, and for it the first query is the first token
         if causal and (written_out or mask is not None or queries < keys):

@@ -12,6 +12,10 @@ from typing import Any
 _OF_THE_MACHINE = {"root", "path", "download"}
 
 
+# Settings of models that are whole numbers.
+COUNTS = ("depth", "width", "heads", "patch", "growth", "order")
+
+
 @dataclass(frozen=True)
 class Experiment:
     """Describe one training run completely, as JSON: equal descriptions have equal names.
@@ -105,7 +109,13 @@ def sweep(base: Experiment, grid: dict[str, list]) -> list[Experiment]:
     """Vary ``base`` over every combination of the settings in ``grid``; the last one varies fastest.
 
     Keys are paths as in `Experiment.replace`: ``{"seed": [0, 1, 2], "model.depth": [20, 56]}``.
+    Raises ValueError for a value that is there twice: one run would count as two.
     """
+    for path, values in grid.items():
+        shown = [json.dumps(_plain(value, path), sort_keys=True) for value in values]
+        twice = [value for value in shown if shown.count(value) > 1]
+        if twice:
+            raise ValueError(f"{path} takes {twice[0]} twice; give every value once")
     experiments = []
     for values in itertools.product(*grid.values()):
         experiment = base
@@ -146,6 +156,21 @@ def _options(function: Any) -> tuple[list[str], bool]:
     return names, any(item.kind is item.VAR_KEYWORD for item in parameters)
 
 
+def _check_types(what: str, given: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """What stands where a number, a truth value or a text stands by default is one too."""
+    kinds = ((bool, (bool,), "true or false"), ((int, float), (int, float), "a number"), (str, (str,), "a text"))
+    for name, value in given.items():
+        if value is None:
+            continue
+        for kind, allowed, words in kinds:
+            if isinstance(defaults.get(name), kind):
+                if name in COUNTS:
+                    allowed, words = (int,), "a whole number"
+                if type(value) not in allowed:
+                    raise ValueError(f"{what} has {name}={value!r}; give {words}, such as {json.dumps(defaults[name])}")
+                break
+
+
 def _named(registry: dict[str, Any], settings: dict[str, Any], what: str) -> Any:
     if not isinstance(settings.get("name"), str) or settings["name"] not in registry:
         raise ValueError(f"there is no {what} {settings.get('name')!r}; allowed: {', '.join(registry)}")
@@ -171,7 +196,11 @@ def _check_model(model: dict[str, Any]) -> None:
     variant = model.get("variant")
     if "variant" in model and not (isinstance(variant, str) and variant in VARIANTS):
         raise ValueError(f"there is no variant {variant!r}; allowed: {', '.join(sorted(VARIANTS))}")
-    _check_keys(f"the model {model['name']!r}", model, {"name", *allowed_options(model["name"], variant)})
+    what = f"the model {model['name']!r}"
+    _check_keys(what, model, {"name", *allowed_options(model["name"], variant)})
+    parameters = inspect.signature(MODELS[model["name"]]).parameters
+    variant = VARIANTS.get(variant or getattr(parameters.get("variant"), "default", None))
+    _check_types(what, model, {name: item.default for name, item in parameters.items()} | (variant.options if variant else {}))
 
 
 def _measurements(names: Any) -> tuple[str, ...]:

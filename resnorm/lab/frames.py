@@ -86,6 +86,10 @@ def _varies(records: list[Record], path: str) -> bool:
     return len({repr(_setting(record, path)) for record in records}) > 1
 
 
+def _hashable(value: Any) -> Any:
+    return str(value) if isinstance(value, (list, dict)) else value
+
+
 def _part(record: Record, part: str) -> dict[str, Any]:
     return getattr(record.experiment, part)
 
@@ -115,8 +119,9 @@ def summary(records: list[Record], metric: str | None = None) -> str:
     """Return a text table: for each variant the mean and standard deviation over seeds, and how many seeds these are.
 
     ``metric``: show this one only. Records of different tasks, models or recipes stand in tables of their own.
-    Raises ValueError if no record has the metric.
+    A record that is there twice counts once. Raises ValueError if no record has the metric.
     """
+    records = list({record.experiment.name: record for record in records}.values())
     groups: dict[str, list[Record]] = {}
     for record in records:
         item = record.experiment
@@ -137,7 +142,8 @@ def _table(records: list[Record], metrics: list[str]) -> str:
     paths = settings_columns(records)
     runs: dict[tuple, list[Record]] = {}
     for record in records:
-        runs.setdefault(tuple(_setting(record, paths[name]) for name in columns), []).append(record)
+        values = tuple(_hashable(_setting(record, paths[name])) for name in columns)
+        runs.setdefault(values, []).append(record)
     rows = []
     for values, group in runs.items():
         diverged = sum(record.status == "diverged" for record in group)

@@ -10,6 +10,8 @@ import statistics
 import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import nullcontext
 from multiprocessing import get_context
 
 from resnorm.lab.experiment import Experiment
@@ -18,11 +20,14 @@ from resnorm.lab.store import Store
 
 # A logger, because the command line wants a line a run, and a page that is built from a notebook does not.
 LOG = logging.getLogger("resnorm.lab")
+# Seconds until an experiment that another process is running is looked at again.
+PAUSE = 0.5
 
 
 def run(experiment: Experiment, store: Store | None = None, progress: bool = True) -> Record:
     """Return the experiment's record: from ``store`` (default: the live store) if it has one, else by running it.
 
+    One process at a time runs an experiment in a store: where another one is at it, this one waits for its record.
     A variant that is `profiled` first has its skips set from the first training batch, see `resnorm.init.admin`.
     An interrupted run leaves a checkpoint in the store and goes on from there. A diverged run is a record too.
     On a GPU the steps are a CUDA graph wherever they can be one.
@@ -30,9 +35,27 @@ def run(experiment: Experiment, store: Store | None = None, progress: bool = Tru
     """
     store = Store.live() if store is None else store
     record = store.get(experiment)
-    if record is not None:
-        return record
+    if record is None:
+        record = _run_if_free(experiment, store, progress, wait=True)
+    return record
 
+
+def _run_if_free(experiment: Experiment, store: Store, progress: bool, wait: bool = False) -> Record | None:
+    """The experiment's record, by running it where the store lacks it; None where another process is running it."""
+    from resnorm.training.distributed import is_first, meet
+
+    source_hash()  # of the source as it is now, not as somebody has edited it by the end of the run
+    # Processes that torchrun started share the run, and the first one's lock.
+    with store.lock(experiment, wait) if is_first() else nullcontext(True) as ours:
+        meet()
+        record = store.get(experiment) if ours else None
+        if record is not None or not ours:
+            return record
+        store.remove_litter()
+        return _run(experiment, store, progress)
+
+
+def _run(experiment: Experiment, store: Store, progress: bool) -> Record:
     import torch
 
     from resnorm import init
@@ -42,7 +65,6 @@ def run(experiment: Experiment, store: Store | None = None, progress: bool = Tru
     from resnorm.training.batches import first_inputs
     from resnorm.training.distributed import is_first
 
-    source_hash()  # of the source as it is now, not as somebody has edited it by the end of the run
     data = _load(json.dumps(experiment.task, sort_keys=True))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(experiment.seed)
@@ -81,6 +103,7 @@ def run_all(
 ) -> list[Record]:
     """Run the experiments that ``store`` (default: the live store) lacks; return the records that then exist, in order.
 
+    What another process is running is left to it: the others come first, and at the end its record is waited for.
     ``processes``: how many run side by side, one thread each (default 1, with all threads; on a GPU leave it at 1).
     ``budget``: seconds. A run that, judged by the records of its like, would not fit is not started, and what still
     runs when the time is over is stopped; its checkpoint lets the next call go on from there.
@@ -147,8 +170,17 @@ def estimate(experiment: Experiment, records: list[Record]) -> float | None:
 
 
 def _run_here(pending, store, budget, processes, progress) -> list[Exception]:
-    errors = []
-    for number, experiment in enumerate(pending, start=1):
+    from resnorm.training.distributed import launched
+
+    errors, waiting, number = [], list(pending), 0
+    while waiting:
+        # Processes of torchrun take all runs in one order.
+        experiment = next((item for item in waiting if launched() or not store.busy(item)), None)
+        if experiment is None:
+            time.sleep(PAUSE)
+            continue
+        waiting.remove(experiment)
+        number += 1
         try:
             record = run(experiment, store, progress=progress)
             _report(number, len(pending), record)
@@ -160,35 +192,57 @@ def _run_here(pending, store, budget, processes, progress) -> list[Exception]:
 def _run_in_processes(pending, store, budget, processes, progress) -> list[Exception]:
     deadline = math.inf if budget is None else time.monotonic() + budget
     waiting, running, errors, total = list(pending), {}, [], len(pending)
+    # When to look again at those that another process was running.
+    later: dict[Experiment, float] = {}
     here = device_name()
-    # torch may already run threads here, which a forked child would inherit dead.
-    pool = ProcessPoolExecutor(
-        processes, mp_context=get_context("spawn"), initializer=_prepare, initargs=(os.getpid(), processes)
-    )
+    # A pool for each process: one that dies takes no other run with it, and it is known which one it had.
+    idle = [_pool(processes) for _ in range(min(processes, len(waiting)))]
     try:
         while waiting or running:
-            left = deadline - time.monotonic()
+            now = time.monotonic()
+            left = deadline - now
+            ready = [item for item in waiting if later.get(item, now) <= now] if idle and left > 0 else []
             # How long it took on another machine says nothing about this one.
-            known = [item for item in store.records() if item.provenance["device"] == here] if left < math.inf else []
-            while waiting and len(running) < processes and left > 0:
-                chosen = next((e for e in waiting if _fits(e, store, known, left)), None)
-                if chosen is None:
-                    break
-                waiting.remove(chosen)
-                running[pool.submit(run, chosen, store, progress and processes == 1)] = chosen
-            if not running or left <= 0:
+            known = [item for item in store.records() if item.provenance["device"] == here] if ready and budget else []
+            for experiment in [item for item in ready if _fits(item, store, known, left)][: len(idle)]:
+                waiting.remove(experiment)
+                pool = idle.pop()
+                running[pool.submit(_run_if_free, experiment, store, progress and processes == 1)] = experiment, pool
+            if left <= 0 or not running and not later.keys() & set(waiting):
                 break
-            done, _ = wait(running, timeout=None if left == math.inf else left, return_when=FIRST_COMPLETED)
+            pause = min([left, *(max(later[item] - now, 0.01) for item in waiting if item in later)])
+            done, _ = wait(running, timeout=None if pause == math.inf else pause, return_when=FIRST_COMPLETED)
+            if not running:
+                time.sleep(pause)
             for future in done:
-                experiment = running.pop(future)
+                experiment, pool = running.pop(future)
+                later.pop(experiment, None)
                 try:
                     record = future.result()
-                    _report(total - len(waiting) - len(running), total, record)
+                except BrokenProcessPool as error:
+                    pool.shutdown()
+                    pool = _pool(processes)
+                    dead = RuntimeError("the process that ran it was ended from outside: by a signal, or for want of memory")
+                    dead.__cause__ = error
+                    errors.append(_named(dead, experiment))
                 except Exception as error:
                     errors.append(_named(error, experiment))
+                else:
+                    if record is None:
+                        later[experiment] = time.monotonic() + PAUSE
+                        waiting.append(experiment)
+                    else:
+                        _report(total - len(waiting) - len(running), total, record)
+                idle.append(pool)
         return errors
     finally:
-        _stop(pool, at_once=bool(running))
+        for pool in (*idle, *(pool for _, pool in running.values())):
+            _stop(pool, at_once=bool(running))
+
+
+def _pool(processes: int) -> ProcessPoolExecutor:
+    # torch may already run threads here, which a forked child would inherit dead.
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_prepare, initargs=(os.getpid(), processes))
 
 
 def _fits(experiment: Experiment, store: Store, records: list[Record], left: float) -> bool:

@@ -2,12 +2,13 @@
 
 import json
 import os
-import tempfile
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from resnorm.lab.experiment import Experiment
 from resnorm.lab.record import PACKAGE, Record, source_hash
+from resnorm.training.files import lock, remove_litter, whole_file
 
 
 class Store:
@@ -68,6 +69,20 @@ class Store:
             write_atomically(ignore, "*\n")
         return folder / f"{experiment.name}-{source_hash()}.pt"
 
+    def lock(self, experiment: Experiment, wait: bool = True) -> AbstractContextManager[bool]:
+        """Hold the experiment, so that one process at a time runs it; see `resnorm.training.files.lock`."""
+        return lock(self.checkpoint(experiment).with_name(f"{experiment.name}.lock"), wait)
+
+    def busy(self, experiment: Experiment) -> bool:
+        """Whether a process, or another thread of this one, is running the experiment at this moment."""
+        with self.lock(experiment, wait=False) as free:
+            return not free
+
+    def remove_litter(self) -> None:
+        """Remove what processes that were killed while they wrote have left in the folder."""
+        for folder in (self.path, self.path / "checkpoints"):
+            remove_litter(folder)
+
     def _counts(self, record: Record) -> bool:
         return not self.same_source or record.provenance.get("source") == source_hash()
 
@@ -84,20 +99,8 @@ class Store:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` so that a reader, or a kill at any moment, finds the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The same folder, because a rename is atomic only within one file system.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes files that only their owner reads; records are for everybody.
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with whole_file(path, "w") as file:
+        file.write(text)
 
 
 def benchmark(name: str, folder: Path | None = None) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from resnorm.drawing import Element
 from resnorm.letters.letter import Formula, Letter
@@ -77,12 +78,21 @@ class Add(nn.Module):
     @property
     def plain(self) -> bool:
         """Whether it computes x + h and nothing else."""
-        scalars = self.skip, self.gain
         return self.shortcut is None and self.gate is None and not self.dropout and all(
-            isinstance(scalar, float) and scalar == 1 for scalar in scalars
+            isinstance(scalar, float) and scalar == 1 for scalar in (self.skip, self.gain)
         )
 
+    def __call__(self, h: Tensor, x: Tensor) -> Tensor:
+        # The call of a module of torch takes as long as the addition. Where nobody watches it does nothing but this.
+        if (
+            self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
+            or torch_module._has_any_global_hook()
+        ):  # fmt: skip
+            return super().__call__(h, x)
+        return self.forward(h, x)
+
     def forward(self, h: Tensor, x: Tensor) -> Tensor:
+        skip, gain = self.skip, self.gain
         gate = None if self.gate is None else torch.sigmoid(self.gate(x))
         if self.shortcut is not None:
             x = self.shortcut(x)
@@ -90,10 +100,9 @@ class Add(nn.Module):
             x = F.dropout(x, self.dropout, self.training)
         if gate is not None:
             return (1 - gate) * x + (gate * h if self.gate_kind == "exclusive" else h)
-        skip, gain = self.skip, self.gain
-        if not isinstance(gain, float) or gain != 1:
+        if type(gain) is not float or gain != 1:
             h = along(gain, self.dim, h) * h
-        if not isinstance(skip, float):
+        if type(skip) is not float:
             return h + along(skip, self.dim, x) * x
         return x + h if skip == 1 else torch.add(h, x, alpha=skip)
 

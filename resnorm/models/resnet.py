@@ -87,9 +87,9 @@ def cifar_resnet(
     chosen = catalog.variant(variant)
     generic = "F" in chosen.spell()
     kernels = (3 if bottleneck else 2) if generic else chosen.spell().count("C")
-    if kernels == 0 or "c" in chosen.spell():
+    if kernels == 0 or "c" in chosen.spell() or (not generic and "[" in chosen.spell()):
         raise ValueError(
-            f"cifar_resnet takes a variant with the branch F or with convolutions that are added; {variant!r} is "
+            f"cifar_resnet takes a variant with the branch F or with convolutions in a row that are added; {variant!r} is "
             f"{chosen.spell()!r}"
         )
     if chosen.stream:

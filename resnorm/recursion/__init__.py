@@ -32,7 +32,7 @@ The order k is that of [liu2020rethinking]; the closed form is this book's. On C
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -88,8 +88,8 @@ def recursive_skip(x: Tensor, h: Tensor, order: int, weight: Tensor | None = Non
 
     On CPU and on GPUs one kernel forward and one backward, of any order; the recursion as written for tensors of fewer
     than 16,384 elements on CPU, of fewer than 16 million on GPUs (but not in CUDA graphs and torch.compile), of float64 on
-    GPUs, under the transforms of torch.func, on other devices, and where there is no compiler. Second derivatives need
-    `recursion`.
+    GPUs, under the transforms of torch.func and forward-mode derivatives, on other devices, and where there is no compiler. A
+    backward pass that is differentiated again (`create_graph`) is that of the recursion as written.
     Shapes: x, h and the result (..., features), weight and bias (features,), both or neither. Where the types of x and h
     differ, both are raised as by x + h; on GPUs autocast computes in float32, as it does for layer norm.
     Raises `ValueError` for an order below 1, and where a shape or a device does not fit. Citation: liu2020rethinking.
@@ -105,8 +105,8 @@ def recursive_skip_steps(x: Tensor, h: Tensor, weights: Sequence[Tensor], biases
     r"""Compute the recursive skip whose every step has its own gain and bias: $y_k = n_k(x + y_{k-1})$, one pair a step.
 
     A gain leaves the plane of u and e, so there is no closed form: on GPUs one kernel takes all steps of a row while
-    the row is in registers; elsewhere, and for small tensors as in `recursive_skip`, the recursion runs as written. Second
-    derivatives need the steps written out.
+    the row is in registers; elsewhere, and for small tensors as in `recursive_skip`, the recursion runs as written, also
+    for second derivatives.
     Shapes: x, h and the result (..., features), each weight and bias (features,). Raises `ValueError` where there is no
     step, or not as many biases as weights. Citation: liu2020rethinking.
     """
@@ -116,6 +116,10 @@ def recursive_skip_steps(x: Tensor, h: Tensor, weights: Sequence[Tensor], biases
     if x.device.type == "cuda" and _fused(x, h, len(weights)):
         x, h = _raised(x, h)
         return torch.ops.resnorm.recursive_skip_steps(x, h, torch.stack(tuple(weights)), torch.stack(tuple(biases)), eps)
+    return _written_steps(x, h, weights, biases, eps)
+
+
+def _written_steps(x: Tensor, h: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], eps: float) -> Tensor:
     for weight, bias in zip(weights, biases, strict=True):
         h = F.layer_norm(x + h, x.shape[-1:], weight, bias, eps)
     return h
@@ -136,8 +140,9 @@ def _check(x: Tensor, h: Tensor, order: int, *affine: Tensor | None) -> None:
 
 
 def _fused(x: Tensor, h: Tensor, order: int) -> bool:
-    # The transforms of torch.func (grad, vmap) take no operator of our own.
-    if order > MOST or x.numel() == 0 or torch._C._are_functorch_transforms_active():
+    # The transforms of torch.func (grad, vmap) and dual tensors take no operator of our own.
+    transformed = torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+    if order > MOST or x.numel() == 0 or transformed:
         return False
     if x.device.type == "cuda":
         from resnorm.recursion import cuda
@@ -209,6 +214,12 @@ def _keep(ctx, inputs, output) -> None:
 
 def _differentiate(ctx, gradient: Tensor):
     x, h, weight = ctx.saved_tensors
+    if torch.is_grad_enabled():  # the backward pass is recorded, for a second derivative
+        dx, dh, *affine = _written_backward(
+            gradient, x, h, [] if weight is None else [weight],
+            lambda x, h, weight=None: recursion(x, h, ctx.order, weight, None, ctx.eps),
+        )  # fmt: skip
+        return dx, dh, None, *([affine[0], _over_rows(gradient).to(weight.dtype)] if affine else [None, None]), None
     found = torch.ops.resnorm.recursive_skip_backward(gradient, x, h, ctx.order, weight, ctx.eps)
     dx, dh, dweight, dbias = found if weight is not None else (*found, None, None)
     return dx, dh, None, dweight, dbias, None
@@ -251,10 +262,29 @@ def _keep_steps(ctx, inputs, output) -> None:
 
 
 def _differentiate_steps(ctx, gradient: Tensor):
+    if torch.is_grad_enabled():  # the backward pass is recorded, for a second derivative
+        x, h, weights, biases = ctx.saved_tensors
+        return *_written_backward(gradient, x, h, [weights, biases], lambda *given: _written_steps(*given, ctx.eps)), None
     return (*torch.ops.resnorm.recursive_skip_steps_backward(gradient, *ctx.saved_tensors, ctx.eps), None)
 
 
 _forward_steps.register_autograd(_differentiate_steps, setup_context=_keep_steps)
+
+
+def _written_backward(
+    gradient: Tensor, x: Tensor, h: Tensor, affine: list[Tensor], written: Callable[..., Tensor]
+) -> list[Tensor]:
+    """The gradients of a recursion as it is written, themselves differentiable; 16 bits are computed in 32."""
+    computed = torch.promote_types(x.dtype, torch.float32)
+    # New names: h may have been computed from x, and what is wanted is the partial derivative.
+    inputs = [tensor.to(computed).view_as(tensor) if tensor.requires_grad else tensor.to(computed).detach().requires_grad_()
+              for tensor in (x, h, *affine)]
+    gradients = torch.autograd.grad(written(*inputs), inputs, gradient.to(computed), create_graph=True)
+    return [one.to(tensor.dtype) for one, tensor in zip(gradients, (x, h, *affine), strict=True)]
+
+
+def _over_rows(gradient: Tensor) -> Tensor:
+    return gradient.to(torch.promote_types(gradient.dtype, torch.float32)).flatten(0, -2).sum(0)
 
 
 def _kernels(x: Tensor):

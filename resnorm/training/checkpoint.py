@@ -2,7 +2,10 @@
 
 import os
 import re
+import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -11,6 +14,7 @@ import torch
 from torch import nn
 
 from resnorm.data import DataSet
+from resnorm.training.files import whole_file
 from resnorm.training.recipe import Recipe
 
 
@@ -36,37 +40,58 @@ class Checkpoint:
         return step % (self.steps or self.epochs * steps_per_epoch) == 0
 
     def save(self, state: dict) -> None:
-        """Write the state; a reader or a kill at any moment finds the old file or the new one."""
-        path = Path(self.path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        with open(partial, "wb") as file:
+        """Write the state; a reader or a kill at any moment finds the old file or the new one, whoever else writes."""
+        with whole_file(Path(self.path)) as file, _checksums():
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
 
     def load(self, identity: dict, device: torch.device) -> dict | None:
         """The saved state, or None where there is none yet.
 
-        Raises ValueError where the file is no checkpoint, or is one of another run: then it names what differs.
+        Raises ValueError where the file is no checkpoint or is damaged, by one bit even, and where it is one of another
+        run: then it names what differs.
         """
         if not Path(self.path).exists():
             return None
-        advice = f"Delete {self.path} to start anew, or give this run another checkpoint path."
         try:
-            state = torch.load(self.path, map_location=device, weights_only=True)
+            with open(self.path, "rb") as file:
+                # torch reads what it finds; the archive that it writes has a checksum for each of its members.
+                with zipfile.ZipFile(file) as archive:
+                    damaged = archive.testzip()
+                if damaged:
+                    raise ValueError(f"it is damaged: the checksum of {damaged} is another one")
+                file.seek(0)
+                state = torch.load(file, map_location=device, weights_only=True)
             saved = state["identity"]
         except Exception as error:
-            raise ValueError(f"{self.path} cannot be read as a checkpoint ({error}). {advice}") from error
+            raise self.refusal(error) from error
         differences = [
             f"{key} is {_short(saved.get(key))} there and {_short(identity.get(key))} here"
             for key in sorted({*saved, *identity})
             if saved.get(key) != identity.get(key)
         ]
         if differences:
-            raise ValueError(f"{self.path} belongs to another run: {'; '.join(differences[:5])}. {advice}")
+            raise ValueError(f"{self.path} belongs to another run: {'; '.join(differences[:5])}. {self._advice}")
         return state
+
+    def refusal(self, error: Exception) -> ValueError:
+        """What to raise where the file turns out to be no checkpoint, because of this error."""
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        return ValueError(f"{self.path} cannot be read as a checkpoint ({reason}). {self._advice}")
+
+    @property
+    def _advice(self) -> str:
+        return f"Delete {self.path} to start anew, or give this run another checkpoint path."
+
+
+@contextmanager
+def _checksums() -> Iterator[None]:
+    """Let torch write its archive's checksums, whatever the caller has chosen."""
+    chosen = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(True)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(chosen)
 
 
 def identity(model: nn.Module, data: DataSet, recipe: Recipe, seed: int, device: torch.device, precision: str) -> dict:

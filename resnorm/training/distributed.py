@@ -23,6 +23,13 @@ def is_first() -> bool:
     return not launched() or os.environ["RANK"] == "0"
 
 
+def meet() -> None:
+    """Wait until all processes that torchrun started are here; one alone does not."""
+    if launched():
+        processes, _ = Processes.join(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        processes.gathered(None)
+
+
 @dataclass(frozen=True)
 class Processes:
     """The processes of one run: how many, and which of them this is. With one, nothing here does anything.

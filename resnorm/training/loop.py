@@ -488,12 +488,18 @@ class _Loop:
 
     def _restore(self) -> None:
         state = self.checkpoint and self.checkpoint.load(self._identity(), self.device)
-        if len(set(self.processes.gathered(state and state["step"]))) > 1:
+        if len(set(self.processes.gathered(state and state.get("step")))) > 1:
             raise ValueError(
                 f"{self.checkpoint.path} is not the same file for all processes: give a path that every one of them can read"
             )
         if not state:
             return
+        try:
+            self._take(state)
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            raise self.checkpoint.refusal(error) from error
+
+    def _take(self, state: dict) -> None:
         own = state["of_processes"][self.processes.rank]
         self.step, self.items = state["step"], state["items"]
         self.model.load_state_dict(state["model"])

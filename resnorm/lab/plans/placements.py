@@ -46,6 +46,9 @@ NEWCOMERS: dict[str, dict[str, Any]] = {
     "hybridnorm": dict(variant="hybridnorm"),
     "value_residual": dict(variant="value_residual"),
     "ngpt_weights": dict(variant="ngpt_weights"),
+    "skip_after_norm": dict(variant="skip_after_norm"),
+    "parallel": dict(variant="parallel"),
+    "parallel_two_norms": dict(variant="parallel_two_norms"),
 }
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 # What `best_rates` found in the recorded runs of `placement_rates` at the size `cpu`; the chapter checks that it still does.
@@ -55,7 +58,11 @@ TUNED: dict[str, float] = (
     | {"residual": 3e-4, "post": 1e-3, "layernorm_scaling": 3e-2, "denseformer": 3e-2}
 )
 # What it found in those of `newcomer_rates`.
-TUNED_NEWCOMERS: dict[str, float] = dict.fromkeys(NEWCOMERS, 1e-2) | {"admin": 3e-3, "hybridnorm": 1e-3}
+TUNED_NEWCOMERS: dict[str, float] = dict.fromkeys(NEWCOMERS, 1e-2) | {
+    "admin": 3e-3,
+    "hybridnorm": 1e-3,
+    "skip_after_norm": 1e-3,
+}
 ADAMW = dict(optimizer="adamw", beta2=0.95, weight_decay=0.1, decay_norms=False, schedule="cosine", warmup=0.1, clip=1)
 _SIZES: dict[str, tuple[dict, dict, dict]] = {
     "smoke": (

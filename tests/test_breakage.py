@@ -20,6 +20,7 @@ from resnorm import branches, catalog, init, letters, streams, words
 from resnorm.models import cifar_resnet, resnet
 
 RESNET = sys.modules["resnorm.models.resnet"]  # the package's attribute of this name is the function
+TRANSFORMER = sys.modules["resnorm.models.transformer"]
 
 
 def variant_equals_its_equation(name):
@@ -241,7 +242,42 @@ def rows_without_columns(patch):
     patch.setattr(test_streams, "sinkhorn", lambda logits, iterations=20: logits.softmax(-1))
 
 
+def branches_side_by_side_that_read_one_another(patch):
+    def in_a_row(self, modules, h, x, first, inputs):
+        total = h
+        for part in self.parts:
+            value = total
+            for step in part:
+                value = step.apply(modules, value, x, first, inputs)
+            total = value if total is h else total + value
+        return total
+
+    patch.setattr(letters.Bracket, "apply", in_a_row)
+
+
+def a_skip_before_the_norm(patch):
+    patch.setitem(catalog.VARIANTS, "skip_after_norm", dataclasses.replace(catalog.VARIANTS["skip_after_norm"], word="nFa"))
+
+
+def two_branches_whatever_the_word(patch):
+    patch.setattr(TRANSFORMER, "residual_branches", lambda word: 2)
+
+
+def number_of_branches():
+    with pytest.MonkeyPatch.context() as patch:
+        test_models.test_the_number_of_residual_branches_is_the_word_s(patch)
+
+
+def dropout_behind_the_sum_only(patch):
+    patch.setattr(TRANSFORMER, "with_dropout", lambda word, branches: word.replace("]", "]d"))
+
+
 CASES = [
+    (branches_side_by_side_that_read_one_another, variant_equals_its_equation("parallel")),
+    (branches_side_by_side_that_read_one_another, variant_equals_its_equation("parallel_two_norms")),
+    (a_skip_before_the_norm, variant_equals_its_equation("skip_after_norm")),
+    (two_branches_whatever_the_word, number_of_branches),
+    (dropout_behind_the_sum_only, lambda: test_models.test_dropout_follows_every_branch_and_is_still_in_eval("parallel")),
     (rows_that_mix_backwards, lambda: test_streams.test_hyper_connections_are_the_matrices_of_the_paper(False)),
     (rows_that_mix_backwards, lambda: test_streams.test_hyper_connections_are_the_matrices_of_the_paper(True)),
     (rows_that_are_read_in_equal_shares, lambda: test_streams.test_the_rows_of_hyper_connections_come_apart("manifold")),

@@ -73,7 +73,8 @@ def gallery(measured: dict[str, dict] | None = None) -> str:
     parts = [
         "# The variant gallery",
         "One letter per operation, run from left to right; upper case is a learned branch, lower case is glue. "
-        "`n` normalises, `a` adds the skip, `r` is an activation; [the reference](api/words.md) has all letters. "
+        "`n` normalises, `a` adds the skip, `r` is an activation; square brackets hold branches side by side, and after a bar the "
+        "skip is taken anew. [The reference](api/words.md) has all letters. "
         "This page is generated from `resnorm.catalog.VARIANTS`: the word, the equation and the drawing all come from "
         "the same string that builds the module.",
         benchmarks.costs(measured or {}),

@@ -124,7 +124,7 @@ def built(build: Callable[[], nn.Module]) -> nn.Module:
     """A model with random weights that are cheap to draw; gains and biases of its norms are away from 1 and 0."""
     kept = {name: getattr(torch.Tensor, name) for name in ("normal_", "uniform_", "erfinv_")}
     for name in kept:
-        setattr(torch.Tensor, name, lambda tensor, *arguments, **options: tensor)
+        setattr(torch.Tensor, name, lambda tensor, *arguments, **options: tensor.zero_())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

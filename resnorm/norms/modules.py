@@ -120,9 +120,11 @@ class LayerNorm2d(LayerNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        rows = x.movedim(1, -1)
         # On CPU the kernel for 16 bits starts anew for every pixel, which few channels do not repay.
-        slow = x.device.type == "cpu" and x.dtype.itemsize == 2 and x.shape[1] < 64
-        rows = (x.float() if slow else x).movedim(1, -1)
+        if x.device.type == "cpu" and x.dtype.itemsize == 2 and x.shape[1] < 64:
+            affine = (None if one is None else one.float() for one in (self.weight, self.bias))
+            return F.layer_norm(rows.float(), self.normalized_shape, *affine, self.eps).to(x.dtype).movedim(-1, 1)
         return super().forward(rows).to(x.dtype).movedim(-1, 1)
 
 
@@ -151,7 +153,7 @@ class GroupNorm(nn.GroupNorm):
                 f"group norm: groups={self.num_groups} of width={self.num_channels} leave one value a group in an input of shape "
                 f"{tuple(x.shape)}: every output would be the bias. Take fewer groups, or 'layer' for features."
             )
-        return _in_layout(super().forward, x, self.num_groups)
+        return _in_layout(self, x)
 
 
 class InstanceNorm(nn.GroupNorm):
@@ -175,31 +177,45 @@ class InstanceNorm(nn.GroupNorm):
                 f"instance norm averages over spatial positions, and shape {tuple(x.shape)} has one or none: every output would "
                 "be zero. Use 'layer' for features, 'group' or 'layer2d' for images of one pixel."
             )
-        return _in_layout(super().forward, x, self.num_groups)
+        return _in_layout(self, x)
 
 
-def _in_layout(group_norm: Callable[[Tensor], Tensor], x: Tensor, groups: int) -> Tensor:
+def _in_layout(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     """Normalise groups of channels and give back the layout that came in, forward and backward.
 
     On GPUs torch's kernel knows contiguous tensors only and leaves one behind; on CPU its channels_last path for 16 bits
     and several groups is slower than two copies, up to ten times.
     """
-    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    if not last or (x.device.type == "cpu" and (x.dtype.itemsize > 2 or groups == 1)):
-        return group_norm(x)
-    return group_norm(_Contiguous.apply(x)).contiguous(memory_format=torch.channels_last)
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
+    if last is None or x.is_contiguous() or not x.is_contiguous(memory_format=last):
+        return nn.GroupNorm.forward(norm, x)
+    if x.device.type != "cpu" or (x.dtype.itemsize == 2 and norm.num_groups > 1):
+        return nn.GroupNorm.forward(norm, _Contiguous.apply(x, last)).contiguous(memory_format=last)
+    if type(x) is not Tensor or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return nn.GroupNorm.forward(norm, x)
+    samples, channels, groups = *x.shape[:2], norm.num_groups
+    y, mean, scale = torch.native_group_norm(
+        x, norm.weight, norm.bias, samples, channels, math.prod(x.shape[2:]), groups, norm.eps
+    )
+    # On CPU that path takes the variance as E[x^2] - E[x]^2, which loses (mean / deviation)^2 of its precision. Its mean is
+    # sound: where it is large beside the deviation it is taken off first. No norm sees it, and neither does its gradient.
+    if not ((mean * scale).abs() > 8).any():
+        return y
+    shift = mean.detach().to(x.dtype).view(samples, groups, 1).expand(samples, groups, channels // groups)
+    return nn.GroupNorm.forward(norm, x - shift.reshape(samples, channels, *(1,) * (x.dim() - 2)))
 
 
 class _Contiguous(torch.autograd.Function):
     """A contiguous copy of a channels_last tensor, whose gradient is channels_last again."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, last: torch.memory_format) -> Tensor:
+        ctx.last = last
         return x.contiguous()
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        return gradient.contiguous(memory_format=torch.channels_last)
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.contiguous(memory_format=ctx.last), None
 
 
 class RMSNorm(nn.RMSNorm):

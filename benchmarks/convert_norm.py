@@ -3,8 +3,8 @@
     python -m benchmarks.convert_norm              results/benchmarks/convert_norm.json; goes on where it was stopped
     python -m benchmarks.convert_norm --only resnet --folder /tmp/here
 
-Every model of torchvision, and of every family of timm the smallest model of each set of norms that its models are built
-with. Weights are random, images small. A conversion is **converted** where the model then passes `check_conversion` beside
+Every model of torchvision, and of every family of timm two models that are called small and those that are named after
+their norm. Weights are random, images small. A conversion is **converted** where the model then passes `check_conversion` beside
 the model as it was, in training and in eval; **refused** where `convert_norm` raises `ValueError`; **refused on the example**
 where only a forward pass shows what is wrong, and says so in an error, which `convert_norm(..., example=x)` turns into a
 refusal; and **silently wrong** where it runs and eval differs from a pass of its modules one by one.
@@ -46,8 +46,12 @@ TORCHVISION: dict[str, dict[str, Any]] = {
     r"vit_": dict(image_size=64), r"vit_b_32|vit_l_32": dict(image_size=64), r"vit_h_14": dict(image_size=56),
     r"mvit_": dict(spatial_size=(64, 64), temporal_size=8), r"rcnn|retinanet|fcos|ssd": dict(num_classes=3),
     r"rcnn|retinanet|fcos": dict(min_size=64, max_size=96), r"googlenet|inception_v3": dict(init_weights=False),
-    r"quantized_": dict(quantize=False),
+    r"inception_v3": dict(aux_logits=False), r"quantized_": dict(quantize=False),
 }  # fmt: skip
+
+
+SMALL = ("test", "atto", "femto", "pico", "nano", "xxt", "xxs", "tiny", "_xs", "mini", "micro", "small", "_s", "lite", "_t", "_0", "18", "26", "50")
+NAMED_AFTER_A_NORM = r"_gn|_ln|_rms|_bn|_frn|_evo|norm|_abn|_iabn"
 
 
 def torchvision_models() -> Iterator[tuple[str, str, Callable[[], nn.Module], list[tuple]]]:
@@ -58,7 +62,7 @@ def torchvision_models() -> Iterator[tuple[str, str, Callable[[], nn.Module], li
         options = {key: value for pattern, more in TORCHVISION.items() if re.search(pattern, name) for key, value in more.items()}
         module = torchvision.models.get_model_builder(name).__module__.removeprefix("torchvision.models.")
         kind = module.split(".")[0] if module.split(".")[0] in ("detection", "segmentation", "video", "optical_flow", "quantization") else "classification"
-        if kind != "quantization" and "weights_backbone" in torchvision.models.get_model_builder(name).__code__.co_varnames:
+        if kind in ("detection", "segmentation"):
             options |= dict(weights_backbone=None)
 
         def build(name: str = name, options: dict = options) -> nn.Module:
@@ -80,26 +84,16 @@ def torchvision_models() -> Iterator[tuple[str, str, Callable[[], nn.Module], li
 
 
 def timm_models() -> Iterator[tuple[str, str, Callable[[], nn.Module], list[tuple]]]:
-    """The same of timm: the smallest model of every family and set of norms, and the second smallest of the family."""
+    """The same of timm: of every family two models that are called small, and every one that is named after its norm."""
     import timm
     from timm.models._registry import _model_to_module
 
-    sets: dict[str, list[tuple[int, str, str]]] = {}
+    families: dict[str, list[str]] = {}
     for name in timm.list_models():
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                model = timm.create_model(name)
-            except Exception:
-                continue  # builds its tables with numbers, which the meta device has not: looked at below
-        norms = sorted({type(one).__name__ for one in model.modules() if re.search("norm|Norm", type(one).__name__)})
-        sets.setdefault(_model_to_module[name], []).append((sum(p.numel() for p in model.parameters()), name, ",".join(norms)))
-    for family, found in sorted(sets.items()):
-        found.sort()
-        seen: set[str] = set()
-        chosen = [name for _, name, norms in found if not (norms in seen or seen.add(norms))]
-        chosen += [name for _, name, _ in found if name not in chosen][:1]
-        for name in chosen:
+        families.setdefault(_model_to_module[name], []).append(name)
+    for family, names in sorted(families.items()):
+        names.sort(key=lambda name: (next((i for i, size in enumerate(SMALL) if size in name), len(SMALL)), len(name), name))
+        for name in names[:2] + [name for name in names[2:] if re.search(NAMED_AFTER_A_NORM, name)][:4]:
             yield family, name, *_timm_model(name)
 
 

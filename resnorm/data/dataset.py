@@ -11,6 +11,10 @@ Split = tuple[Tensor, Tensor]
 # What the vocabulary of sentence pairs starts with; source and target share one.
 PADDING, START, END, UNKNOWN = range(4)
 NOT_SCORED = -100
+# Of each kind, the type and the number of dimensions of its inputs.
+KINDS = {
+    "features": (torch.float32, 2), "images": (torch.uint8, 4), "sequences": (torch.int64, 2), "pairs": (torch.int64, 2)
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -19,15 +23,16 @@ class DataSet:
 
     Shapes:
         images: inputs uint8 (examples, channels, height, width), targets int64 (examples,).
+        features: inputs float32 (examples, features), targets int64 (examples,).
         sequences: inputs int64 tokens (examples, context), targets int64 (examples, context);
         a target of -100 is not scored.
         pairs: inputs int64 tokens (examples, source tokens), each source ended by END (2) and filled with PADDING (0);
         targets int64 tokens (examples, target tokens), each ended by END and filled with -100.
 
     ``spec`` holds what a model is built from: ``inputs`` (channels), ``size`` (pixels a side) and ``classes`` for
-    images; ``vocabulary``, ``context`` (of pairs: the longest row of any split) and, where a token is a character,
+    images, and for features, of ``size`` 1; ``vocabulary``, ``context`` (of pairs: the longest row of any split) and, where a token is a character,
     ``symbols`` (character i is token i) for the others.
-    ``mean`` and ``std`` are per channel, of the training split, in units of the largest pixel value (255).
+    ``mean`` and ``std`` are per channel, of the training split, in units of the largest pixel value (255); or per feature.
     ``detokenise`` gives the text of a list of tokens that are no characters. ``sources`` and ``references`` are the
     sentences of the validation and the test split as they were before they became tokens, in the order of the rows.
 
@@ -47,11 +52,10 @@ class DataSet:
     references: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind not in ("images", "sequences", "pairs"):
-            raise ValueError(
-                f"kind={self.kind!r} of data set {self.name!r}: allowed are 'images', 'sequences' and 'pairs'"
-            )
-        dtype, dimensions = (torch.uint8, 4) if self.kind == "images" else (torch.int64, 2)
+        if self.kind not in KINDS:
+            *others, last = map(repr, KINDS)
+            raise ValueError(f"kind={self.kind!r} of data set {self.name!r}: allowed are {', '.join(others)} and {last}")
+        dtype, dimensions = KINDS[self.kind]
         for split in ("train", "validation", "test"):
             inputs, targets = getattr(self, split)
             if inputs.dtype != dtype or inputs.dim() != dimensions:
@@ -59,15 +63,15 @@ class DataSet:
                     f"{split} inputs of {self.name!r} are {inputs.dtype} with shape {tuple(inputs.shape)}: "
                     f"{self.kind} need {dtype} with {dimensions} dimensions"
                 )
-            widths = {"images": (), "sequences": inputs.shape[1:], "pairs": targets.shape[-1:]}
+            widths = {"images": (), "features": (), "sequences": inputs.shape[1:], "pairs": targets.shape[-1:]}
             expected = (len(inputs), *widths[self.kind])
             if targets.dtype != torch.int64 or targets.shape != expected:
                 raise ValueError(
                     f"{split} targets of {self.name!r} are {targets.dtype} with shape {tuple(targets.shape)}: "
                     f"they must be torch.int64 with shape {expected}"
                 )
-        if self.kind == "images" and not self.mean:
-            mean, std = channel_statistics(self.train[0])
+        if self.kind in ("images", "features") and not self.mean:
+            mean, std = (channel_statistics if self.kind == "images" else feature_statistics)(self.train[0])
             object.__setattr__(self, "mean", mean)
             object.__setattr__(self, "std", std)
 
@@ -86,7 +90,9 @@ class DataSet:
 
 def padded(pairs: Iterable[tuple[Sequence[int], Sequence[int]]]) -> Split:
     """Put pairs of lists of tokens into the two tensors of a split of pairs: see `DataSet`."""
-    sides = []
+    pairs, sides = list(pairs), []
+    if not pairs:
+        return torch.zeros(0, 1, dtype=torch.int64), torch.zeros(0, 1, dtype=torch.int64)
     for side, filler in zip(zip(*pairs, strict=True), (PADDING, NOT_SCORED), strict=True):
         width = max(map(len, side)) + 1
         rows = array("q", [filler]) * (len(side) * width)
@@ -109,6 +115,12 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
         pairs.append((mean.item(), (share * (values - mean).square()).sum().sqrt().item()))
     # A channel without any contrast is only centred; dividing by its deviation would give NaN.
     return tuple(round(mean, 4) for mean, _ in pairs), tuple(round(std, 4) or 1.0 for _, std in pairs)
+
+
+def feature_statistics(features: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each feature: (examples, features); 1 for one that does not vary."""
+    std, mean = torch.std_mean(features.double(), 0, correction=0)
+    return tuple(mean.tolist()), tuple(std.where(std > 0, 1.0).tolist())
 
 
 def stratified_split(targets: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 import os
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def characters(
     Raises DataError where the file cannot be read; ValueError where the text is too short or ``context`` is impossible.
     """
     text = _bundled_text() if path is None else _read(Path(path))
-    return _windows("characters", text, context, validation, test)
+    return windows_of("characters", text, context, validation, test)
 
 
 def tiny_shakespeare(
@@ -96,7 +97,7 @@ def tiny_shakespeare(
     Shapes: (windows, context) for inputs and targets.
     Raises DataError where the file is missing, damaged or out of reach; ValueError for impossible sizes.
     """
-    data = _windows("tiny_shakespeare", _shakespeare(data_root(root), download), context, validation, test)
+    data = windows_of("tiny_shakespeare", _shakespeare(data_root(root), download), context, validation, test)
     if subset is None:
         return data
     inputs, targets = data.train
@@ -170,23 +171,30 @@ def _shakespeare(root: Path, download: bool) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _windows(name: str, text: str, context: int, validation: float, test: float) -> DataSet:
-    """Cut a text into windows of characters, each with the characters one further on as its targets."""
+def windows_of(
+    name: str, text: Sequence[str], context: int, validation: float, test: float, words: list[str] | None = None
+) -> DataSet:
+    """Cut a text into windows of tokens, each with the tokens one further on as its targets.
+
+    ``text``: a string, whose characters are the tokens; or words, with the list of those that are tokens: any other one is
+    the first of them, and a space stands between two.
+    """
     if type(context) is not int or context < 1:
         raise ValueError(f"context={context!r} of {name}: give a whole number of at least 1")
-    windows = (len(text) - 1) // context
+    windows, units = (len(text) - 1) // context, "characters" if words is None else "words"
     if windows < 3:
         raise ValueError(
-            f"{len(text)} characters make {max(windows, 0)} windows of context={context}: at least 3 are needed; "
+            f"{len(text)} {units} make {max(windows, 0)} windows of context={context}: at least 3 are needed; "
             "give a longer text or a smaller context"
         )
-    symbols = "".join(sorted(set(text)))
+    symbols = "".join(sorted(set(text))) if words is None else words
     token_of = {symbol: token for token, symbol in enumerate(symbols)}
-    tokens = torch.tensor([token_of[symbol] for symbol in text[: windows * context + 1]])
+    tokens = torch.tensor([token_of.get(symbol, 0) for symbol in text[: windows * context + 1]])
     inputs, targets = tokens[:-1].view(windows, context), tokens[1:].view(windows, context)
     return DataSet(
         name, "sequences", *_splits(inputs, targets, validation, test),
         spec=dict(vocabulary=len(symbols), context=context, symbols=symbols),
+        detokenise=None if words is None else lambda row: " ".join(words[token] for token in row),
     )  # fmt: skip
 
 

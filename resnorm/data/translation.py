@@ -51,7 +51,7 @@ def en_vi(
         test=("indomain-news/tst",),
     )
     pairs = _read(data_root(root) / "envi-corpora", files, ("en", "vi"), "https://github.com/thanhleha-kit/EnViCorpora")
-    return _tokenised("en_vi", pairs, vocabulary, longest, subset)
+    return subword_pairs("en_vi", pairs, vocabulary, longest, subset)
 
 
 def multi30k(
@@ -64,7 +64,7 @@ def multi30k(
     files = dict(train=("train",), validation=("val",), test=("test_2016_flickr",))
     original = "https://github.com/multi30k/dataset, data/task1/raw"
     pairs = _read(data_root(root) / "multi30k", files, ("en.gz", "de.gz"), original)
-    return _tokenised("multi30k", pairs, vocabulary, longest, subset)
+    return subword_pairs("multi30k", pairs, vocabulary, longest, subset)
 
 
 def iwslt15_en_vi(
@@ -85,7 +85,7 @@ def iwslt15_en_vi(
         raise ValueError(f"validation={validation!r} of iwslt15_en_vi: give a whole number from 1 to {len(train) - 1}")
     random.Random(SEED).shuffle(train)
     pairs = dict(train=train[validation:], validation=train[:validation], test=test)
-    return _tokenised("iwslt15_en_vi", pairs, vocabulary, longest, subset)
+    return subword_pairs("iwslt15_en_vi", pairs, vocabulary, longest, subset)
 
 
 def wmt14_en_de(
@@ -103,7 +103,7 @@ def wmt14_en_de(
     read = subset if streaming else None
     pairs = {"train": _hub("wmt14_en_de", "train", ("en", "de"), streaming, read)}
     pairs |= {split: _hub("wmt14_en_de", split, ("en", "de"), streaming) for split in ("validation", "test")}
-    return _tokenised("wmt14_en_de", pairs, vocabulary, longest, None if streaming else subset)
+    return subword_pairs("wmt14_en_de", pairs, vocabulary, longest, None if streaming else subset)
 
 
 def _read(folder: Path, files: dict[str, tuple[str, ...]], suffixes: tuple[str, str], original: str) -> dict[str, Pairs]:
@@ -119,7 +119,7 @@ def _read(folder: Path, files: dict[str, tuple[str, ...]], suffixes: tuple[str, 
     pairs: dict[str, Pairs] = {split: [] for split in files}
     for split, stems in files.items():
         for stem in stems:
-            sides = [_lines(folder / f"{stem}.{suffix}", repair) for suffix in suffixes]
+            sides = [lines_of(folder / f"{stem}.{suffix}", repair) for suffix in suffixes]
             if len(sides[0]) != len(sides[1]):
                 raise DataError(
                     f"{folder / stem} has {len(sides[0])} lines in {suffixes[0]} and {len(sides[1])} in {suffixes[1]}: "
@@ -129,7 +129,10 @@ def _read(folder: Path, files: dict[str, tuple[str, ...]], suffixes: tuple[str, 
     return pairs
 
 
-def _lines(path: Path, repair: str) -> list[str]:
+def lines_of(path: Path, repair: str) -> list[str]:
+    """The lines of a text in UTF-8, compressed where its name ends in .gz. Raises DataError, which ends in ``repair``."""
+    if not path.is_file():
+        raise DataError(f"there is no file {path}. {repair}")
     try:
         content = path.read_bytes()
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
@@ -158,7 +161,7 @@ def _hub(
     return [pair for pair in pairs if all(side.strip() for side in pair)]
 
 
-def _tokenised(name: str, pairs: dict[str, Pairs], vocabulary: int, longest: int, subset: int | None) -> DataSet:
+def subword_pairs(name: str, pairs: dict[str, Pairs], vocabulary: int, longest: int, subset: int | None = None) -> DataSet:
     """Train the byte-pair encoding on the training pairs, encode all, leave out what training does not use."""
     least = len(SPECIAL) + BYTES
     if type(vocabulary) is not int or vocabulary < least:

@@ -52,7 +52,8 @@ class Batches:
     """A split on the device: ``batch(order, part)`` for training, ``plain(part)`` for evaluation.
 
     A batch is a tuple of the model's inputs, and the targets. Shapes: images float (batch, channels, height, width),
-    normalised per channel, with targets (batch,); tokens (batch, context) with targets (batch, context); pairs have two
+    normalised per channel, with targets (batch,); features float (batch, features), standardised, with targets (batch,);
+    tokens (batch, context) with targets (batch, context); pairs have two
     inputs, the source (batch, source tokens) and what comes before each target, see `before_of`, (batch, target tokens),
     with targets (batch, target tokens), all cut to the longest of the batch. ``part`` is a slice, or an int64 tensor of
     positions.
@@ -79,7 +80,10 @@ class Batches:
         self.device = device
         self.images = data.kind == "images"
         self.format = torch.channels_last if channels_last else torch.contiguous_format
-        self.shift = self.lengths = self.cut = None
+        self.shift = self.lengths = self.cut = self.mean = None
+        if data.kind == "features":
+            self.mean, self.scale = (torch.tensor(values, device=device, dtype=dtype) for values in (data.mean, data.std))
+            self.scale = 1 / self.scale
         if data.kind == "pairs":
             # On the host: the widths of a batch are known there without asking the device.
             self.lengths = lengths_of(inputs, targets)
@@ -177,10 +181,10 @@ class Batches:
 
     def _normalised(self, inputs: Tensor) -> Tensor:
         inputs = self._sent(inputs)
-        if not self.images:
+        if self.mean is None:
             return inputs
-        images = (inputs - self.mean).mul_(self.scale).permute(0, 3, 1, 2)
-        return images.contiguous(memory_format=self.format)
+        values = (inputs - self.mean).mul_(self.scale)
+        return values.permute(0, 3, 1, 2).contiguous(memory_format=self.format) if self.images else values
 
 
 def rows_at_once(recipe: Recipe, processes: int = 1) -> int:

@@ -81,7 +81,8 @@ def fit(
     Evaluations, and probes, hold no more examples at the same time than a training step does, and come after the epoch's
     checkpoint. A batch without a scored target (-100) has a loss and a gradient of 0, and counts in no mean.
 
-    Images reach the model as float (batch, channels, height, width) and it returns logits (batch, classes); tokens as
+    Images reach the model as float (batch, channels, height, width) and it returns logits (batch, classes); features as
+    float (batch, features) with the same logits; tokens as
     int64 (batch, context) and it returns (batch, context, vocabulary). For pairs it is called as ``model(source, before)``,
     with int64 (batch, source tokens) and (batch, target tokens), see `resnorm.training.batches`, and returns (batch,
     target tokens, vocabulary).
@@ -429,12 +430,12 @@ class _Loop:
             yield x, partial(cross_entropy, targets=targets, scored=scored), dict(zip(("before",), before, strict=False))
 
     def _summarise(self) -> None:
-        run, kind = self.run, self.data.kind
+        run, items = self.run, {"images": "images", "features": "examples"}.get(self.data.kind, "tokens")
         run.wall_seconds = perf_counter() - self.started
         if run.status == "diverged":
             run.metrics = {}  # what an earlier epoch measured is in the curves; as final values it would mislead
         rate = self.items / (run.wall_seconds - self.seconds_aside)
-        run.metrics |= {"steps": self.step, f"{'images' if kind == 'images' else 'tokens'}_per_second": rate}
+        run.metrics |= {"steps": self.step, f"{items}_per_second": rate}
         if self.recipe.clip is not None:
             run.metrics["gradient_spikes"] = spike_share(self.norms[: self.step])
         run.peak_memory_bytes = max(run.peak_memory_bytes, peak_memory(self.device))

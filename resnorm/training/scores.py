@@ -95,4 +95,4 @@ class Scores:
         if not scored:
             return {}
         values = dict(loss=loss / scored, accuracy=right / scored)
-        return values | (dict(exact=whole / rows) if kind != "images" else {})
+        return values | ({} if kind in ("images", "features") else dict(exact=whole / rows))

@@ -379,6 +379,19 @@ class Block(nn.Module):
                 h = step.apply(modules, h, skip, x, inputs)
         return h
 
+    def parts(self, letter: str) -> list[nn.Module]:
+        """Return the modules of a letter in the order of the word: `block.parts("n")[0]` is the first norm.
+
+        Raises `ValueError` for what is no letter, and for a letter that the word does not have.
+        """
+        modules = [self._modules[name] for one in self._letters() if (name := one.name) in self._modules and one.symbol == letter]
+        if not modules:
+            raise ValueError(_no_parts(letter, repr(self.word), (one.symbol for one in self._letters() if one.takes_setting)))
+        return modules
+
+    def _letters(self) -> Iterator[Letter]:
+        return (letter for segment in parse(self.word) for letter in letters_of(segment.steps))
+
     def equation(self, latex: bool = False) -> str:
         r"""Write the block as a formula, `n(x + F(x))`, or in LaTeX; sub-blocks and `|` give one line each."""
         return equation(self.word, latex, self._notation())
@@ -392,6 +405,12 @@ class Block(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.word!r}, {self.width} -> {self.out_width}: {self.equation().replace(chr(10), '; ')}"
+
+
+def _no_parts(letter: str, where: str, there: Iterable[str]) -> str:
+    if letter not in LETTERS or not LETTERS[letter].takes_setting:
+        return f"{letter!r} is no letter with a module; these are {' '.join(one for one in LETTERS if LETTERS[one].takes_setting)}"
+    return f"no letter {letter!r} in {where}; there are {', '.join(dict.fromkeys(there))}"
 
 
 def _factories(word: str, letters: dict[str, Any]) -> dict[int, Callable[..., nn.Module]]:

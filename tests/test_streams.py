@@ -364,3 +364,27 @@ def test_errors():
     with pytest.raises(NotImplementedError):
         Stack([nn.ReLU()], Stream())(torch.zeros(1))
     assert Plain().close(3) == 3
+
+
+def test_the_parts_of_a_stack_are_those_of_its_blocks_and_inputs_go_into_brackets():
+    linear = lambda width: nn.Linear(width, width)  # noqa: E731
+    branch = lambda letter: Block(f"n{letter}", 8, n="layer", **{letter: linear})  # noqa: E731
+    stack = Stack([branch("A"), nn.Identity(), Stack([branch("M"), branch("A")])], Sum())
+    assert stack.parts("A") == [stack.blocks[0].get_submodule("1_A"), stack.blocks[2].blocks[1].get_submodule("1_A")]
+    assert len(stack.parts("n")) == 3
+    with pytest.raises(ValueError, match="no letter 'X' in 'nA'; there are n, A"):
+        stack.parts("X")
+    with pytest.raises(ValueError, match="no block of this stack is a Block"):
+        Stack([nn.Identity()]).parts("n")
+
+    class Plus(nn.Linear):
+        def forward(self, x, more=0.0):
+            return super().forward(x) + more
+
+    plus = lambda width: Plus(width, width)  # noqa: E731
+    beside = Stack([Block("n[A,M]a", 8, n="layer", A=plus, M=plus), Block("nMa", 8, n="layer", M=plus)], last="layer")
+    assert beside.last is not None and Stack([Block("[A,M]an", 8, n="layer", A=plus, M=plus)], last="layer").last is None
+    x = torch.randn(3, 8)
+    assert not torch.equal(beside(x, A={"more": 1.0}), beside(x))
+    with pytest.raises(ValueError, match="no branch 'X'"):
+        beside(x, X={})

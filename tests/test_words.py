@@ -274,6 +274,18 @@ def test_what_is_put_in_the_place_of_a_sum_runs_and_so_do_its_new_scalars():
     torch.testing.assert_close(block(x), h - x)
 
 
+def test_parts_are_the_modules_of_a_letter_in_the_order_of_the_word():
+    block = build("nFha n[F,Fs]a")
+    assert block.parts("F") == [block.get_submodule(name) for name in ("1_F", "7_F", "9_F")]
+    assert block.parts("n") == [block.get_submodule(name) for name in ("0_n", "5_n")]
+    assert block.parts("s") == [block.get_submodule("10_s")]
+    with pytest.raises(ValueError, match=r"no letter 'M' in 'nFha n\[F,Fs\]a'; there are n, F, a, s$"):
+        block.parts("M")
+    for letter in ("q", "h", "[", "nF", ""):
+        with pytest.raises(ValueError, match=f"'{letter.replace('[', '.')}' is no letter with a module; these are F C A"):
+            block.parts(letter)
+
+
 @pytest.mark.parametrize("kind", ["layer", "batch"])
 def test_tied_occurrences_share_parameters_but_not_running_statistics(kind):
     block = Block("Fanan", WIDTH, F=linear, n=Tied(kind))

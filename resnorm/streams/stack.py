@@ -63,6 +63,22 @@ class Stack(nn.Module):
             if not isinstance(block, Block) or letter in block.word or letter not in others  # the block names a wrong one
         }
 
+    def parts(self, letter: str) -> list[nn.Module]:
+        """Return the modules of a letter from every block whose word has it, in order: `stack.parts("M")` are all its MLPs.
+
+        Raises `ValueError` for what is no letter, and for a letter that no block has.
+        """
+        blocks = [block for block in self.blocks if isinstance(block, (Block, Stack))]
+        found, errors = [], []
+        for block in blocks:
+            try:
+                found += block.parts(letter)
+            except ValueError as error:
+                errors.append(error)
+        if not found:
+            raise errors[0] if errors else ValueError(f"no block of this stack is a Block that could have a letter {letter!r}")
+        return found
+
     def forward(self, x: Tensor, **inputs: dict[str, Any]) -> Tensor:
         """Run every block; `inputs` go by letter, as in `Block`, to each block whose word has the letter."""
         for letter, shared in self.each_pass.items():

@@ -21,6 +21,7 @@ from resnorm.catalog import VARIANTS
 from resnorm.norms import norm
 from resnorm.probes import stored_bytes
 from resnorm.training.memory import keep_freed_memory
+from resnorm.recursion import fuse
 from resnorm.words import BRANCHES, Block
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -137,7 +138,7 @@ def variant_rows(group: str, precision: str, rounds: int, repeat: int) -> list[d
         extra = {"X": memory} if "X" in same else {}
         for name, block in ((f"{variant.name} plain", Block(plain, width, **same)),
                             (variant.name, variant.block(width, **same))):  # fmt: skip
-            costs[name] = Cost(block.to(memory_format=layout), x, precision, **extra)
+            costs[name] = Cost(fuse(block).to(memory_format=layout), x, precision, **extra)
     times = measured(costs, rounds, repeat)
     rows = []
     for variant in variants:

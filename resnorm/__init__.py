@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 PUBLIC = {
     "norms": ["check_conversion", "convert_norm", "norm"],
+    "recursion": ["fuse"],
     "letters": ["Scalar", "add", "concat", "drop_path", "dropout", "layer_scale", "lerp"],
     "words": ["Block", "Tied", "draw", "equation", "parse"],
     "streams": ["Attend", "Dense", "Depth", "Dual", "Hyper", "Jump", "Plain", "Stack", "Stream", "Sum"],

@@ -6,6 +6,7 @@ PUBLIC: dict[str, list[str]]
 from resnorm.norms import check_conversion as check_conversion
 from resnorm.norms import convert_norm as convert_norm
 from resnorm.norms import norm as norm
+from resnorm.recursion import fuse as fuse
 from resnorm.letters import Scalar as Scalar
 from resnorm.letters import add as add
 from resnorm.letters import concat as concat

@@ -158,15 +158,16 @@ def fixup(module: nn.Module, depth: int) -> None:
     for block in module.modules():
         if not isinstance(block, Block):
             continue
+        paths = [[letter.name for letter in path if letter.symbol in BRANCHES] for path in residual_paths(block.word)]
+        weights = {
+            name: [weight for role, weight in roles(block.get_submodule(name)) if role != "bias"]
+            for name in dict.fromkeys(itertools.chain.from_iterable(paths))
+        }
+        chains = [[weight for name in path for weight in weights[name]] for path in paths]
         shrunk: set[Tensor] = set()
-        for path in residual_paths(block.word):
-            branches = [block.get_submodule(letter.name) for letter in path if letter.symbol in BRANCHES]
-            weights = [weight for branch in branches for role, weight in roles(branch) if role != "bias"]
-            if not weights:
-                continue
-            *others, last = weights
+        for *others, last in sorted(filter(None, chains), key=len, reverse=True):
             last.zero_()
-            for weight in set(others) - shrunk:  # paths side by side may share their beginning
+            for weight in set(others) - shrunk:  # branches side by side may share their beginning: the longest counts
                 weight.mul_(depth ** (-1 / (2 * len(others))))
             shrunk |= set(others)
 

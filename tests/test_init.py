@@ -1,6 +1,7 @@
 """Initialisation by role: the variance of every role, and the identity where a rule promises it."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -149,6 +150,25 @@ def test_fixup_starts_as_the_identity_with_branches_that_shrink_with_depth():
 
 
 @pytest.mark.parametrize(
+    ("word", "factors"),
+    [
+        # the size of each branch's two matrices over He's: 16^(-1/2) for two in a row, 16^(-1/6) for four
+        ("[Fn,F]a", [1 / 4, 0, 1 / 4, 0]),
+        ("F[n,F]a", [16 ** (-1 / 6), 0, 16 ** (-1 / 6), 0]),
+        ("nFha Fa nFha n", [1 / 4, 0] * 3),
+        ("[Fa,F]n", [1 / 4, 0] * 2),
+        ("F Fa", [1, 1, 1 / 4, 0]),
+    ],
+)
+def test_fixup_takes_each_branch_up_to_its_merge(word, factors):
+    torch.manual_seed(0)
+    block = Block(word, 256, F=mlp(1), **({"n": "none"} if "n" in word else {}))
+    init.fixup(block, 16)
+    found = [tensor.std().item() for role, tensor in init.roles(block) if role != "bias"]
+    assert found == pytest.approx([math.sqrt(2 / 256) * factor for factor in factors], rel=0.02)
+
+
+@pytest.mark.parametrize(
     ("factory", "message"), [(attention(4), "gain of attention"), (mlp(activation="gelu"), "derived for ReLU")]
 )
 @pytest.mark.parametrize("rule", ["unit_gain", "fixup"])
@@ -157,12 +177,12 @@ def test_a_rule_refuses_what_it_is_not_derived_for(rule, factory, message):
         init.initialise(factory(WIDTH), rule, 1)
 
 
-@pytest.mark.parametrize("word", ["Fna", "nFna", "Fnan", "nFnsa"])
+@pytest.mark.parametrize("word", ["Fna", "nFna", "Fnan", "nFnsa", "[Fn,nFn]a", "n[F,FF]na", "nFnha nFna nFnha", "[Fna,Fns]h"])
 def test_zero_last_gain_makes_the_block_start_without_its_branch(word):
     letters = {"s": layer_scale(1.0)} if "s" in word else {}
     block, x = Block(word, 8, n="layer", F=mlp(), **letters), torch.randn(3, 8)
     init.zero_last_gain(block)
-    expected = torch.nn.functional.layer_norm(x, (8,)) if word.endswith("n") else x
+    expected = torch.nn.functional.layer_norm(x, (8,)) if word.endswith("n") else x / 2 if word.endswith("]h") else x
     torch.testing.assert_close(block(x), expected)
 
 
@@ -173,10 +193,16 @@ def test_zero_last_gain_of_resnet_v1_is_torchvisions():
     assert (block.get_parameter("1_n.weight") == 1).all()
 
 
-@pytest.mark.parametrize("word", ["nFa", "Fan", "Fanan"])
+def test_zero_last_gain_leaves_what_no_merge_adds():
+    block = Block("[Cn,Cn,n]r CnrCna", 8, n="batch", C=conv3x3())
+    init.zero_last_gain(block)
+    assert [bool(norm.weight.any()) for norm in block.parts("n")] == [True, True, True, True, False]
+
+
+@pytest.mark.parametrize("word", ["nFa", "Fan", "Fanan", "n[F,F]an", "[nF,s]"])
 def test_zero_last_gain_never_touches_a_norm_of_the_stream(word):
-    with pytest.raises(ValueError, match=f"between a branch and its merge in {word}"):
-        init.zero_last_gain(Block(word, 8, n="layer", F=mlp()))
+    with pytest.raises(ValueError, match=f"between a branch and its merge in {re.escape(word)}"):
+        init.zero_last_gain(Block(word, 8, n="layer", F=mlp(), **({"s": layer_scale(1.0)} if "s" in word else {})))
 
 
 def test_wrong_names_are_refused():

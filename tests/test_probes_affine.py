@@ -9,6 +9,7 @@ from resnorm.branches import mlp
 from resnorm.catalog import variant
 from resnorm.models.resnet import cifar_resnet
 from resnorm.streams import Stack
+from resnorm.words import Block
 
 
 def trained(*blocks):
@@ -52,6 +53,13 @@ def test_only_the_blocks_own_norms_count_and_they_do_not_change():
     rows = probes.affine_maps(model)  # each branch has two batch norms of its own
     assert rows == [dict(block=n, step=1, gain=1, gain_deviation=0, bias=0, bias_deviation=0) for n in (1, 2, 3)]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_norms_in_brackets_count_in_the_order_of_the_word():
+    stack = trained(Block("n[nF,F]an", 5, F=mlp(), n="layer"))
+    rows = probes.affine_maps(stack)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert [row["gain"] for row in rows] == pytest.approx([norm.weight.mean().item() for norm in stack.parts("n")])
 
 
 def test_foreign_blocks_are_passed_over_and_counted():

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
+from torch.nn.modules.module import (
+    _global_backward_hooks, _global_backward_pre_hooks, _global_forward_hooks, _global_forward_pre_hooks,
+)  # fmt: skip
 
 from resnorm.drawing import Element
 from resnorm.letters.letter import Formula, Letter
@@ -86,7 +88,7 @@ class Add(nn.Module):
         # The call of a module of torch takes as long as the addition. Where nobody watches it does nothing but this.
         if (
             self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
-            or torch_module._has_any_global_hook()
+            or _global_forward_hooks or _global_forward_pre_hooks or _global_backward_hooks or _global_backward_pre_hooks
         ):  # fmt: skip
             return super().__call__(h, x)
         return self.forward(h, x)

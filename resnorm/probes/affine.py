@@ -21,9 +21,8 @@ def affine_maps(model: nn.Module) -> list[dict[str, Any]]:
     for number, block in enumerate(blocks_of(model), start=1):
         if not isinstance(block, Block):
             continue
-        norms = [f"{position}_n" for position, letter in enumerate(block.word) if letter == "n"]
-        for step, name in enumerate(norms, start=1):
-            norm = block.get_submodule(name)
+        norms = block.parts("n") if "n" in block.word else []
+        for step, norm in enumerate(norms, start=1):
             gain, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
             if gain is None:
                 continue

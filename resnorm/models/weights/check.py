@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -39,37 +40,36 @@ def outputs(ours: nn.Module, theirs: nn.Module, loaded: dict[str, Tensor], input
     """The largest difference of the outputs of both for one input, as a share of the largest output.
 
     `loaded`: the tensors that ours would have. `head`: the names of both heads, where the inputs of those are compared.
+    Both compute in 32 bits at least, whatever their tensors are stored in.
     """
-    kept = {}
-
-    def keep(which: str, name: str):
-        return lambda module, given: kept.setdefault(which, given[0])
-
-    with evaluating(ours), evaluating(theirs), torch.no_grad():
-        hooks = []
-        if head is not None:
-            hooks = [
-                network.get_submodule(name).register_forward_pre_hook(keep(which, name))
-                for which, network, name in (("ours", ours, head[0]), ("theirs", theirs, head[1]))
-            ]
-        try:
-            tensors = {name: value.to(ours.state_dict()[name]) for name, value in loaded.items()}
-            mine = torch.func.functional_call(ours, tensors, inputs, tie_weights=False)
-            its = theirs(*(one.to(_kind(theirs)) if one.is_floating_point() else one for one in inputs))
-            its = getattr(its, "logits", its)
-        finally:
-            for hook in hooks:
-                hook.remove()
-    if head is not None:
-        mine, its = (kept[which].flatten(1) for which in ("ours", "theirs"))
+    mine = _output(ours, loaded, inputs, head and head[0])
+    its = _output(theirs, {}, inputs, head and head[1])
     if mine.shape != its.shape:
         return float("inf")
-    mine, its = mine.double().cpu(), its.double().cpu()
     return ((mine - its).abs().max() / its.abs().max().clamp(min=1e-12)).item()
 
 
-def _kind(network: nn.Module) -> torch.dtype:
-    return next((one.dtype for one in network.parameters() if one.is_floating_point()), torch.get_default_dtype())
+def _output(network: nn.Module, tensors: dict[str, Tensor], inputs: tuple, head: str | None) -> Tensor:
+    """The logits, or with `head` its input, of a network with these tensors in place of its own."""
+    own = dict(chain(network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)))
+    device = next(iter(own.values())).device
+    wide = {name: _wide(tensors.get(name, value).to(device)) for name, value in own.items()}
+    kind = next((value.dtype for value in wide.values() if value.is_floating_point()), torch.float32)
+    inputs = tuple(one.to(device, kind if one.is_floating_point() else one.dtype) for one in inputs)
+    seen: list[Tensor] = []
+    with evaluating(network), torch.no_grad():
+        hook = head is not None and network.get_submodule(head).register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+        try:
+            output = torch.func.functional_call(network, wide, inputs, tie_weights=False)
+        finally:
+            if hook:
+                hook.remove()
+    output = seen[0].flatten(1) if head is not None else getattr(output, "logits", output)
+    return output.double().cpu()
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() and value.dtype.itemsize < 4 else value
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def place(fields: dict[str, int], names) -> dict[str, int]:
 
 
 def differences(model: DenseNet, source: Source) -> Iterator[str]:
-    yield from layers(model, r"nrCnrC|nrC", source.tensors, "features.norm0")
+    yield from layers(model, ("nrCnrC", "nrC"), source.tensors, "features.norm0")
     pools = {type(part).__name__ for name, part in source.module.named_modules() if "transition" in name} if source.module else set()
     name = str((source.config or {}).get("architecture", ""))
     if "blur" in name or "BlurPool2d" in pools:
@@ -47,14 +47,16 @@ def call(tensors: dict[str, Tensor]) -> str:
     depth = next((depth for depth, layers in LAYERS.items() if layers == counts), None)
     if depth is None:
         return f"a DenseNet with blocks of {counts} layers, which densenet does not build"
+    channels = tensors["features.conv0.weight"].shape[1]
+    inputs = f", inputs={channels}" if channels != 3 else ""
     classes = f", classes={len(tensors['classifier.weight'])}" if "classifier.weight" in tensors else ""
-    return f"densenet(depth={depth}{classes})"
+    return f"densenet(depth={depth}{inputs}{classes})"
 
 
 FAMILIES = (
     Family(
         name="torchvision's or timm's DenseNet", ours=DenseNet, signature=("features.conv0.weight", "features.transition1.conv.weight"),
         table=TABLE, place=place, call=call, inputs=image, differences=differences,
-        unchecked=lambda model, source: "the norms' eps and the activation",
+        unchecked=lambda model, source: "the norms' eps, the activation and the pooling before the head",
     ),
 )  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from resnorm.branches import Blur
+from resnorm.branches import Blur, Convolution
 from resnorm.letters import Add
 from resnorm.models.resnet import LAYERS, TWO_CONVOLUTIONS, ResNet
 from resnorm.models.weights.configuration import Configuration, Only
@@ -85,19 +85,25 @@ def image(model: ResNet) -> tuple[Tensor]:
     return (torch.randn(2, model.stem[0].in_channels, 64, 64, generator=torch.Generator().manual_seed(0)),)
 
 
-def layers(model: ResNet, words: str, tensors: dict[str, Tensor], norm: str) -> Iterator[str]:
-    """One reason for each way in which our model is not blocks of these words, plain sums, with the norm of the weights."""
+def layers(model: ResNet, words: tuple[str, ...], tensors: dict[str, Tensor], norm: str, standardised: bool = False) -> Iterator[str]:
+    """One reason for each way in which our model is not blocks of these words, plain sums, with the norm of the weights.
+
+    `standardised`: filters may be, and the stem's padding may be of zeros, as in BiT.
+    """
     wanted = BatchNorm if f"{norm}.running_mean" in tensors else GroupNorm
     for name, module in model.named_modules():
         if isinstance(module, Block):
-            if not re.fullmatch(words, re.sub("[dp]", "", module.word)):
-                yield f"{name!r} of this model is {module.word!r}, and the network of these weights is of {words.replace('|', ' and ')}"
+            # A pre-activated projection takes the skip after the first norm: `nr|C`.
+            if re.sub("[dp]", "", module.word).replace("nr|C", "nrC") not in words:
+                yield f"{name!r} of this model is {module.word!r}, and the network of these weights has blocks of {' or '.join(words)}"
             for part in module.children():
                 if isinstance(part, Add) and (part.gate_kind or part.skip != 1 or part.gain != 1):
                     yield f"{name!r} of this model adds by {module.equation()!r}, and the network of these weights by a plain sum"
     for name, module in model.named_modules():
-        if re.search(r"_n$|\.last$", name) and not isinstance(module, wanted):
+        if re.search(r"_n$|\.last$|^stem\.\d+$", name) and hasattr(module, "weight") and not isinstance(module, wanted | Convolution):
             yield f"{name!r} of this model is {type(module).__name__}, and in the network of these weights {wanted.__name__}"
+        if not standardised and (getattr(module, "form", None) or isinstance(module, nn.ZeroPad2d)):
+            yield f"this model has {name!r}, {module}, and the network of these weights does not"
 
 
 # Anti-aliasing leaves no tensor. timm's blurred stem has a module more, and its averaging one as many as without.
@@ -125,7 +131,7 @@ def own_antialias(model: ResNet) -> str | None:
 
 
 def differences_v1(model: ResNet, source: Source) -> Iterator[str]:
-    yield from layers(model, "CnrCnar|CnrCnrCnar", source.tensors, "bn1")
+    yield from layers(model, ("CnrCnar", "CnrCnrCnar"), source.tensors, "bn1")
     theirs, ours = antialias(source), own_antialias(model)
     if ours not in theirs:
         wanted = " or ".join(sorted(map(repr, theirs)))
@@ -147,33 +153,36 @@ def twin(tensors: dict[str, Tensor]) -> str | None:
 
 def unchecked_v1(model: ResNet, source: Source) -> str:
     pooling = "" if len(antialias(source)) == 1 else "anti-aliasing (resnet50, resnetblur50 and resnetaa50 have the same tensors), "
-    return pooling + "the norms' eps, the activation and dilation"
+    return pooling + "the norms' eps, the activation, dilation and the pooling before the head"
 
 
 def differences_v2(model: ResNet, source: Source) -> Iterator[str]:
     """BiT has the tensors of a plain network with group norms, and no plain one with that stem is published."""
     tensors = source.tensors
-    yield from layers(model, r"nr\|?CnrCa|nr\|?CnrCnrCa", tensors, "norm")
-    standard, padded = model.stem[0].form == "standard", isinstance(model.stem[-2], nn.ZeroPad2d)
-    if source.module is not None or "stem.conv.weight" not in tensors or "norm.running_mean" in tensors:
+    yield from layers(model, ("nrCnrCa", "nrCnrCnrCa"), tensors, "norm", standardised=True)
+    if source.module is not None:
         return
+    standard, padded = model.stem[0].form == "standard", any(isinstance(part, nn.ZeroPad2d) for part in model.stem)
+    alike = "stem.conv.weight" in tensors and "norm.running_mean" not in tensors
     if source.config is not None:
         bit = "_bit" in str(source.config.get("architecture", ""))
     else:
-        bit = not source.modules or "stem.pad" in source.modules
+        bit = alike and (not source.modules or "stem.pad" in source.modules)
     if bit and not (standard and padded):
         yield "these are the tensors of timm's BiT, whose convolutions are standardised and whose stem pads with zeros"
-    if not bit and padded:
-        yield "this model pads its stem with zeros, as BiT, and the network of these weights does not"
+    if not bit and (padded or (standard and source.config is not None)):
+        yield "this model standardises its filters or pads its stem with zeros, as BiT, and the network of these weights is not BiT"
 
 
 def unchecked_v2(model: ResNet, source: Source) -> str:
     groups = "" if "norm.running_mean" in source.tensors else "the number of groups, "
-    return f"{groups}whether filters are standardised, the norms' eps, the activation and dilation"
+    return f"{groups}whether filters are standardised, the norms' eps, the activation, dilation and the pooling before the head"
 
 
 def differences_hugging_face(model: ResNet, source: Source) -> Iterator[str]:
-    yield from layers(model, "CnrCnar|CnrCnrCnar", source.tensors, "resnet.embedder.embedder.normalization")
+    yield from layers(model, ("CnrCnar", "CnrCnrCnar"), source.tensors, "resnet.embedder.embedder.normalization")
+    if own_antialias(model):
+        yield f"this model has antialias={own_antialias(model)!r}, and the network of these weights has strides"
     yield from CONFIGURATION.differences(model, source)
 
 
@@ -186,7 +195,7 @@ def call_v1(tensors: dict[str, Tensor]) -> str:
     if "conv1.0.weight" in tensors:
         given.append(f"stem={tuple(len(tensors[f'conv1.{index}.weight']) for index in (0, 3, 6) if f'conv1.{index}.weight' in tensors)}")
     given += ['shortcut="average"'] * ("layer2.0.downsample.2.weight" in tensors)
-    given += _norm(tensors, "bn1")
+    given += _norm(tensors, "bn1") + _inputs(tensors, "conv1.weight", "conv1.0.weight")
     return f"resnet({', '.join(given)}{_classes(tensors, 'fc.weight')})"
 
 
@@ -199,17 +208,24 @@ def call_v2(tensors: dict[str, Tensor]) -> str:
         given.append('shortcut="average"')
     elif "norm.running_mean" not in tensors:
         given.append('weight="standard(eps=1e-8)", stem_pool="zero_padded_max"')
+    given += _inputs(tensors, "stem.conv.weight", "stem.conv1.weight")
     return f"resnet({', '.join(given)}{_classes(tensors, 'head.fc.weight')})"
 
 
 def call_hugging_face(tensors: dict[str, Tensor]) -> str:
     counts = blocks(tensors, r"resnet\.encoder\.stages\.(\d+)\.layers\.(\d+)\.")
     depth = _depth(counts, "resnet.encoder.stages.0.layers.0.layer.2.convolution.weight" in tensors)
-    return f"resnet({depth}{_classes(tensors, 'classifier.1.weight')})"
+    inputs = _inputs(tensors, "resnet.embedder.embedder.convolution.weight")
+    return f"resnet({', '.join([depth, *inputs])}{_classes(tensors, 'classifier.1.weight')})"
 
 
 def _norm(tensors: dict[str, Tensor], name: str) -> list[str]:
     return [] if f"{name}.running_mean" in tensors else ['norm="group(groups=32)"']
+
+
+def _inputs(tensors: dict[str, Tensor], *names: str) -> list[str]:
+    channels = next((tensors[name].shape[1] for name in names if name in tensors), 3)
+    return [f"inputs={channels}"] * (channels != 3)
 
 
 def _depth(counts: tuple[int, ...], bottleneck: bool) -> str:

@@ -4,13 +4,15 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 log = logging.getLogger("resnorm.load_weights")
 
@@ -51,12 +53,16 @@ class Source:
         )
 
     def spellings(self) -> Iterator["Source"]:
-        """Itself, and then itself without one prefix of a wrapper after the other."""
+        """Itself, and then itself without one prefix of a wrapper after the other, where most of the names have it."""
         source = self
         yield source
-        while prefix := next((one for one in PREFIXES if all(name.startswith(one) for name in source.tensors)), None):
-            source = source.renamed(lambda name, cut=len(prefix): name[cut:])
+        while prefix := next((one for one in PREFIXES if _most(one, source.tensors)), None):
+            source = source.renamed(lambda name, prefix=prefix: name.removeprefix(prefix))
             yield source
+
+
+def _most(prefix: str, names: Collection[str]) -> bool:
+    return 2 * sum(name.startswith(prefix) for name in names) > len(names)
 
 
 def read(weights: Any, config: Any = None) -> Source:
@@ -68,9 +74,11 @@ def read(weights: Any, config: Any = None) -> Source:
             config = path / "config.json"
         weights = _file(path)
     if isinstance(weights, nn.Module):
-        module = weights
+        module = _inner(weights)
         config = next((one for one in (config, getattr(module, "config", None), getattr(module, "pretrained_cfg", None)) if one), None)
         weights = module.state_dict()
+    elif isinstance(weights, Mapping) and not weights:
+        raise ValueError("the weights are empty")
     state = _state_dict(weights)
     tensors = {name: value for name, value in state.items() if not name.endswith(COUNTERS)}
     modules = frozenset(getattr(state, "_metadata", {}))
@@ -79,6 +87,17 @@ def read(weights: Any, config: Any = None) -> Source:
         modules = frozenset(name for name, _ in module.named_modules())
         names = {name: name for name in tensors}
     return Source(tensors, modules, _config(config), module, names).renamed(_plain)
+
+
+def _inner(network: nn.Module) -> nn.Module:
+    """The network within DataParallel, DistributedDataParallel, AveragedModel and torch.compile."""
+    while True:
+        if isinstance(inner := getattr(network, "_orig_mod", None), nn.Module):
+            network = inner
+        elif isinstance(network, nn.DataParallel | DistributedDataParallel | AveragedModel):
+            network = network.module
+        else:
+            return network
 
 
 def _plain(name: str) -> str:
@@ -120,7 +139,7 @@ def _file(path: Path) -> Any:
             raise ValueError(f"{path} has none of {', '.join(names)}; give the path of the file with the weights")
         path = found
     if not path.exists():
-        raise ValueError(f"there is no file {path}")
+        raise ValueError(f"there is no file {path}; what lies on a server, download first, and give the path of the file or folder")
     if path.name.endswith(".index.json"):
         parts = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
         return {name: value for part in parts for name, value in _file(path.with_name(part)).items()}

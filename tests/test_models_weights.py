@@ -1,130 +1,149 @@
-"""State dicts of torchvision, timm and Hugging Face in our networks: one call, and the same logits."""
+"""Weights of other libraries by name: one call and the same logits, or an error that names what differs."""
 
 import copy
+import logging
 
 import pytest
-import timm
 import torch
 import torchvision
-import transformers
 from torch import nn
 
-from resnorm import bert, densenet, load_weights, resnet, transformer_lm, vit
-
-TORCHVISION = [("resnet", depth) for depth in (18, 34, 50, 101, 152)] + [("densenet", 121)]
-
-
-def trained(model):
-    """Running statistics, gains and biases as training would leave them: away from 0 and 1."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        model.train()(torch.randn(8, 3, 64, 64))
-    return model.eval()
+from resnorm import densenet, load_weights, resnet, transformer_lm, vit
+from tests.weights import same, shaken
 
 
-def same_logits(ours, theirs):
-    x = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        mine, its = ours.eval()(x), theirs(x)
-    # Logits of an untrained network may be large or small: to 1e-4 of their own size.
-    assert (mine - its).abs().max() <= 1e-4 * its.abs().max().clamp(min=1)
-    assert its.std() > 1e-3, "logits that do not depend on anything would agree as well"
-
-
-@pytest.mark.parametrize(("family", "depth"), TORCHVISION)
-def test_torchvisions_weights(family, depth):
-    torch.manual_seed(depth)
-    theirs = trained(getattr(torchvision.models, f"{family}{depth}")(num_classes=10))
-    build = dict(resnet=resnet, densenet=densenet)[family]
-    ours = build(depth=depth, classes=10)
-    assert load_weights(ours, theirs.state_dict()) is ours
-    same_logits(ours, theirs)
-
-
-@pytest.mark.parametrize(
-    ("name", "depth", "norm"), [("resnetv2_18", 18, "batch"), ("resnetv2_50", 50, "batch"), ("resnetv2_50d_gn", 50, None)]
-)
-def test_timms_pre_activation_weights(name, depth, norm):
+@pytest.fixture(scope="module")
+def resnet18():
     torch.manual_seed(0)
-    if norm is None:  # group norms in the plain network: timm has them with a deep stem only
-        theirs = timm.create_model(name, num_classes=10, stem_type="", avg_down=False)
-        norm = "group(groups=32)"
-    else:
-        theirs = timm.create_model(name, num_classes=10)
-    theirs = trained(theirs)
-    same_logits(load_weights(resnet(depth=depth, classes=10, version=2, norm=norm), theirs.state_dict()), theirs)
+    return shaken(torchvision.models.resnet18(num_classes=10))
 
 
-def shaken(model):
-    """Every parameter away from its start, so that no gain of 1 and no bias of 0 hides a wrong place."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.05)
-    return model.eval()
-
-
-def test_torchvisions_vision_transformer():
-    torch.manual_seed(0)
-    theirs = shaken(torchvision.models.vit_b_16(image_size=32, num_classes=10))
-    ours = load_weights(vit(size=32, classes=10), theirs.state_dict()).eval()
-    x = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
-
-
-def test_hugging_faces_gpt2():
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(vocab_size=101, n_positions=16, n_embd=32, n_layer=3, n_head=4)
-    theirs = shaken(transformers.GPT2LMHeadModel(config))
-    ours = transformer_lm(vocabulary=101, context=16, depth=3, width=32, heads=4, activation="gelu_tanh").eval()
-    load_weights(ours, theirs.state_dict())
-    tokens = torch.randint(101, (2, 16))
-    with torch.no_grad():
-        torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-4, atol=1e-4)
-
-
-def test_hugging_faces_bert():
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=101, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128,
-        max_position_embeddings=16,
-    )  # fmt: skip
-    theirs = shaken(transformers.BertForMaskedLM(config))
-    ours = bert(vocabulary=101, context=16, depth=3, width=32, heads=4).eval()
-    load_weights(ours, theirs.state_dict())
-    tokens, segments, mask = torch.randint(101, (2, 12)), torch.arange(12).ge(5).long().repeat(2, 1), torch.ones(2, 12)
-    mask[1, 7:] = 0
-    with torch.no_grad():
-        for given in (dict(), dict(segments=segments), dict(segments=segments, mask=mask)):
-            its = theirs(tokens, token_type_ids=given.get("segments"), attention_mask=given.get("mask")).logits
-            mine = ours(tokens, **given)
-            seen = given.get("mask", torch.ones(2, 12)).bool()
-            torch.testing.assert_close(mine[seen], its[seen], rtol=1e-4, atol=1e-4)
-
-
-def test_old_files_without_counters_load():
-    torch.manual_seed(0)
-    theirs = trained(torchvision.models.resnet18(num_classes=10))
-    state = {name: value for name, value in theirs.state_dict().items() if "num_batches" not in name}
-    same_logits(load_weights(resnet(depth=18, classes=10), state), theirs)
+def test_the_model_itself_comes_back_and_its_mode_stays(resnet18):
+    ours = resnet(depth=18, classes=10).train()
+    assert load_weights(ours, resnet18) is ours
+    assert ours.training and not resnet18.training
+    same(ours, resnet18)
 
 
 @pytest.mark.parametrize(
     ("model", "state", "message"),
     [
-        (lambda: resnet(depth=18), lambda: torchvision.models.resnet18(num_classes=10), "'fc.weight' has shape .10, 512.*1000"),
-        (lambda: resnet(depth=34), lambda: torchvision.models.resnet50(), r"'layer1.0.conv1.weight' has shape \(64, 64, 1, 1\)"),
-        (lambda: resnet(depth=18, classes=4), lambda: nn.Sequential(torchvision.models.resnet18().conv1), "the 1 tensors, '0.weight'"),
+        (lambda: resnet(depth=18), lambda: torchvision.models.resnet18(num_classes=10),
+         r"'fc.weight' has shape .10, 512.*1000.*nearest network here is resnet\(depth=18, classes=10\)"),
+        (lambda: resnet(depth=34), lambda: torchvision.models.resnet50(),
+         r"'layer1.0.conv1.weight' has shape \(64, 64, 1, 1\).*nearest network here is resnet\(depth=50, classes=1000\)"),
+        (lambda: resnet(depth=18, classes=4), lambda: nn.Sequential(torchvision.models.resnet18().conv1),
+         "the 1 tensors, '0.weight' .*must be those of torchvision's or timm's ResNet"),
+        (lambda: resnet(depth=50, classes=4), lambda: torchvision.models.resnext50_32x4d(num_classes=4),
+         r"resnet\(depth=50, groups=32, width_per_group=4, classes=4\)"),
+        (lambda: resnet(depth=18), lambda: torchvision.models.densenet121(num_classes=4),
+         r"weights of torchvision's or timm's DenseNet, and this model is ResNet; build densenet\(depth=121, classes=4\)"),
+        (lambda: densenet(), lambda: torchvision.models.densenet169(), r"densenet\(depth=169"),
+        (lambda: resnet(depth=18, classes=10, norm="group(groups=4)"), lambda: torchvision.models.resnet18(num_classes=10),
+         "'bn1.running_mean'.* has no place in this model.*computes something else .40 such tensors.*classes=10"),
+        (lambda: resnet(depth=18, classes=10, version=2), lambda: torchvision.models.resnet18(num_classes=10), "nearest network here is resnet.depth=18, classes=10"),
+        (lambda: transformer_lm(vocabulary=9), lambda: torchvision.models.resnet18(), "this model is TransformerLM; build resnet"),
     ],
-)
+)  # fmt: skip
 def test_weights_of_another_network_are_named_and_nothing_is_loaded(model, state, message):
     ours = model()
     before = copy.deepcopy(ours.state_dict())
     with pytest.raises(ValueError, match=message):
         load_weights(ours, state().state_dict())
     assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())
+
+
+def test_the_head_can_be_left_as_it_was_drawn(resnet18):
+    for given in (resnet18, resnet18.state_dict(), {name: value for name, value in resnet18.state_dict().items() if "fc." not in name}):
+        ours = resnet(depth=18, classes=3).eval()
+        drawn = ours.head.weight.clone()
+        load_weights(ours, given, head="skip")
+        assert torch.equal(ours.head.weight, drawn)
+        x, features = torch.randn(2, 3, 64, 64), copy.deepcopy(resnet18)
+        features.fc = nn.Identity()
+        with torch.no_grad():
+            torch.testing.assert_close(ours.tail(ours.stack(ours.stem(x))).mean((2, 3)), features(x))
+    with pytest.raises(ValueError, match="no tensor of the weights fills 'head.weight'.*load with head=\"skip\""):
+        load_weights(resnet(depth=18, classes=10), given)
+    with pytest.raises(ValueError, match="head='drop'; allowed: load, skip"):
+        load_weights(resnet(depth=18, classes=10), given, head="drop")
+
+
+def test_with_tensors_alone_it_says_what_it_could_not_check(resnet18, caplog):
+    caplog.set_level(logging.WARNING, "resnorm")
+    load_weights(resnet(depth=18, classes=10), resnet18)
+    assert not caplog.records
+    load_weights(resnet(depth=18, classes=10), dict(resnet18.state_dict()))
+    assert "anti-aliasing" in caplog.text and "eps" in caplog.text
+
+
+class Changed(nn.Module):
+    """A network that has the tensors and the settings of resnet18, and is another function."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.__dict__["network"] = network
+        for name, child in network.named_children():
+            self.add_module(name, child)
+
+    def forward(self, x):
+        return self.network(x.abs())
+
+
+def test_a_network_with_the_same_tensors_and_other_outputs_is_refused(resnet18):
+    with pytest.raises(ValueError, match="with the same tensors the outputs differ by .*Changed computes something else"):
+        load_weights(resnet(depth=18, classes=10), Changed(resnet18))
+    with pytest.raises(ValueError, match="outputs differ"):
+        load_weights(resnet(depth=18, classes=3), Changed(resnet18), head="skip")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(norm="batch(eps=1e-3)"), "'bn1' has eps=1e-05, and 'stem.1' of this model 0.001"),
+        (dict(antialias="blur"), "antialias=None, and this model 'blur'"),
+        (dict(weight="standard"), "standard.*the network of these weights does not"),
+    ],
+)
+def test_our_own_options_are_checked_against_the_network(resnet18, options, message):
+    with pytest.raises(ValueError, match=message):
+        load_weights(resnet(depth=18, classes=10, **options), resnet18)
+
+
+def test_words_that_have_the_same_tensors_are_told_apart():
+    theirs = shaken(torchvision.models.VisionTransformer(32, 8, 2, 4, 32, 128, num_classes=10))
+    sizes = dict(size=32, classes=10, patch=8, depth=2, width=32, heads=4)
+    load_weights(vit(**sizes), theirs)
+    with pytest.raises(ValueError, match="this model has the word 'Ana Mna', and the weights 'nAa nMa'"):
+        load_weights(vit(**sizes, variant="res_post"), theirs.state_dict())
+
+
+def test_numbers_are_copied_into_the_types_of_our_model(resnet18):
+    for kind in (torch.bfloat16, torch.float16, torch.float64):
+        ours = load_weights(resnet(depth=18, classes=10), {name: value.to(kind) if value.is_floating_point() else value
+                                                           for name, value in resnet18.state_dict().items()})  # fmt: skip
+        assert ours.head.weight.dtype == torch.float32
+        torch.testing.assert_close(ours.head.weight, resnet18.fc.weight.to(kind).float())
+    half = copy.deepcopy(resnet18).bfloat16()
+    load_weights(resnet(depth=18, classes=10), half)
+    load_weights(resnet(depth=18, classes=10).bfloat16(), half)
+    codes = dict(resnet18.state_dict())
+    codes["conv1.weight"] = codes["conv1.weight"].to(torch.int8)
+    with pytest.raises(ValueError, match="'conv1.weight' is stored as torch.int8"):
+        load_weights(resnet(depth=18, classes=10), codes)
+
+
+def test_the_meta_device_has_no_values(resnet18):
+    with torch.device("meta"):
+        ours = resnet(depth=18, classes=10)
+    with pytest.raises(ValueError, match="this model is on the meta device.*to_empty"):
+        load_weights(ours, resnet18)
+
+
+def test_our_own_weights_load_too(resnet18):
+    ours = load_weights(resnet(depth=18, classes=10), resnet18).eval()
+    again = load_weights(resnet(depth=18, classes=10), {"epoch": 3, "model": ours.state_dict(), "identity": {"seed": 0}})
+    same(again, ours)
 
 
 def test_an_unknown_version_is_refused():

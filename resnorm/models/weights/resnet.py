@@ -160,17 +160,15 @@ def differences_v2(model: ResNet, source: Source) -> Iterator[str]:
     """BiT has the tensors of a plain network with group norms, and no plain one with that stem is published."""
     tensors = source.tensors
     yield from layers(model, ("nrCnrCa", "nrCnrCnrCa"), tensors, "norm", standardised=True)
-    if source.module is not None:
-        return
     standard, padded = model.stem[0].form == "standard", any(isinstance(part, nn.ZeroPad2d) for part in model.stem)
     alike = "stem.conv.weight" in tensors and "norm.running_mean" not in tensors
-    if source.config is not None:
+    if source.config is not None and source.module is None:
         bit = "_bit" in str(source.config.get("architecture", ""))
     else:
         bit = alike and (not source.modules or "stem.pad" in source.modules)
     if bit and not (standard and padded):
         yield "these are the tensors of timm's BiT, whose convolutions are standardised and whose stem pads with zeros"
-    if not bit and (padded or (standard and source.config is not None)):
+    if not bit and (padded or (standard and source.config is not None and source.module is None)):
         yield "this model standardises its filters or pads its stem with zeros, as BiT, and the network of these weights is not BiT"
 
 

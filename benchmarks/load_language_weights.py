@@ -71,6 +71,14 @@ TRAPS: dict[str, list[dict[str, Any]]] = {
             )
         ),
     ],
+    "olmo2": [dict(rms_norm_eps=1e-3), dict(attention_bias=True), dict(num_key_value_heads=4)],
+    "gpt_neox": [
+        dict(use_parallel_residual=False), dict(attention_bias=False), dict(hidden_act="relu"), dict(hidden_act="silu"),
+        *(
+            dict(rope_parameters=dict(rope_type="default", rope_theta=500.0, partial_rotary_factor=part) | rope)
+            for part, rope in ((0.25, {}), (0.5, {}), (1.0, {}), (0.25, dict(rope_type="linear", factor=2.0)))
+        ),
+    ],
     "mistral": [dict(sliding_window=5), dict(sliding_window=16), dict(head_dim=None)],
     "qwen2": [
         dict(use_sliding_window=True, sliding_window=5, max_window_layers=1), dict(tie_word_embeddings=True),

@@ -225,6 +225,8 @@ def test_swiglu_gates_with_its_first_matrix():
         (attention(2, key_value_heads=0), "key_value_heads=0 does not divide"),
         (attention(3, head_width=0), "head_width=0; use 1 or more"),
         (attention(3, head_width=3, rotary=True), "a head has 3; use a width that 6 divides, or an even head_width"),
+        (attention(1, rotary=True, rotary_width=6), "rotary_width=6; use an even number of the 4 features"),
+        (attention(1, rotary=True, rotary_width=3), "rotary_width=3; use an even number"),
         (attention(2, bias="keys"), "bias='keys'; allowed: True, False, 'qkv'"),
         (attention(2, key_value_heads=1, normalised=True, bias=False), "leave out key_value_heads and head_width"),
         (mlp(activation="tanh"), "'tanh' is unknown; use one of relu, gelu, gelu_tanh, swiglu"),

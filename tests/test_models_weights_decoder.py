@@ -15,6 +15,7 @@ SIZES = dict(
     vocab_size=101, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
     max_position_embeddings=16, bos_token_id=1, eos_token_id=2, pad_token_id=0,
 )  # fmt: skip
+NEOX = {name: value for name, value in SIZES.items() if name != "num_key_value_heads"}
 GPT2 = dict(vocab_size=101, n_positions=16, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2)
 FAMILIES = {
     "GPT2": dict(GPT2),
@@ -30,6 +31,13 @@ FAMILIES = {
     "Mistral with a window": dict(SIZES, sliding_window=16),
     "Qwen2": dict(SIZES, tie_word_embeddings=True),
     "Qwen3": dict(SIZES, head_dim=6),
+    "Olmo2": dict(SIZES),
+    "GPTNeoX": dict(NEOX),
+    "GPTNeoX in a row": dict(
+        NEOX, use_parallel_residual=False, hidden_act="relu", layer_norm_eps=1e-3, attention_bias=False,
+        rope_parameters=dict(rope_type="default", rope_theta=500.0, partial_rotary_factor=0.5),
+    ),
+    "GPTNeoX, turned all round": dict(NEOX, rope_parameters=dict(rope_type="default", rope_theta=1e4, partial_rotary_factor=1.0)),
 }  # fmt: skip
 TOKENS = torch.randint(101, (2, 16), generator=torch.Generator().manual_seed(1))
 
@@ -37,7 +45,7 @@ TOKENS = torch.randint(101, (2, 16), generator=torch.Generator().manual_seed(1))
 def theirs(family, **options):
     """A network of theirs with every parameter away from its start, so that no 1 and no 0 hides a wrong place."""
     torch.manual_seed(0)
-    name = family.split()[0]
+    name = family.replace(",", "").split()[0]
     config = getattr(transformers, f"{name}Config")(**FAMILIES.get(family, SIZES) | options)
     model = getattr(transformers, f"{name}LMHeadModel" if name == "GPT2" else f"{name}ForCausalLM")(config)
     with torch.no_grad():
@@ -97,12 +105,20 @@ TRAPS = [
     ("Llama", dict(rope_parameters=dict(rope_type="default", rope_theta=500.0)), "rope_theta=500.0 in the configuration, .* 10000"),
     ("Llama", dict(rope_parameters=dict(rope_type="linear", factor=2.0, rope_theta=1e4)), "rope_type='linear' in the config"),
     ("Llama", dict(rope_scaling=dict(rope_type="dynamic", factor=2.0)), "rope_type='dynamic' in the configuration"),
-    ("Llama", dict(partial_rotary_factor=0.5), "partial_rotary_factor=0.5 in the configuration, and 1.0"),
+    ("Llama", dict(partial_rotary_factor=0.5), "partial_rotary_factor=0.5 in the .* turns 8 of the 8 features"),
     ("Mistral", dict(sliding_window=5), "sliding_window=5 in the configuration, .* take context=5"),
     (
         "Qwen2",
         dict(use_sliding_window=True, sliding_window=5, max_window_layers=1, layer_types=["full_attention", "sliding_attention"]),
         "sliding_window=5 in the configuration",
+    ),
+    ("Olmo2", dict(rms_norm_eps=1e-3), "rms_norm_eps=0.001 in the configuration, and 1e-05"),
+    ("Olmo3", dict(sliding_window=5, rms_norm_eps=1e-5), "model_type='olmo3' in the configuration, and OLMo 3 attends to a window"),
+    ("GPTNeoX", dict(use_parallel_residual=False), "use_parallel_residual=False in the configuration, and True in this model"),
+    (
+        "GPTNeoX",
+        dict(rope_parameters=dict(rope_type="default", rope_theta=1e4, partial_rotary_factor=0.5)),
+        "partial_rotary_factor=0.5 in the configuration, and this model turns 2 of the 8 features",
     ),
     ("Gemma", dict(head_dim=8), "model_type='gemma' in the configuration, and Gemma's gains are stored as an offset from 1"),
     ("Granite", dict(), "model_type='granite' in the configuration, and Granite multiplies"),
@@ -117,6 +133,11 @@ def ours_for(family, **options):
     small = dict(vocabulary=101, context=16, depth=2, width=32, heads=4)
     if family.startswith("GPT2"):
         return transformer_lm(**small | dict(activation="gelu_tanh") | options)
+    if family.startswith("GPTNeoX"):
+        small |= dict(variant="parallel_two_norms", positions="rotary", rotary_width=2, expansion=48 / 32)
+        return transformer_lm(**small | options)
+    if family.startswith("Olmo"):
+        options = dict(variant="olmo2", norm="rms(eps=1e-5)") | options
     small |= dict(norm="rms", activation="swiglu", positions="rotary", expansion=48 / 32, key_value_heads=2, bias=False)
     return transformer_lm(**small | dict(bias="qkv" if family == "Qwen2" else False) | options)
 
@@ -263,15 +284,14 @@ def test_loaded_weights_generate_the_text_that_theirs_do():
 
 NAMED = {
     "GPTNeo": "GPT-Neo does not scale its scores",
-    "GPTJ": "GPT-J's attention and MLP stand side by side",
-    "GPTNeoX": "GPT-NeoX's attention and MLP stand side by side",
+    "GPTJ": "GPT-J's head has a bias",
     "OPT": "as OPT, which counts them from 2",
     "Phi3": "one matrix, as in Phi-3",
 }
-UNNAMED = "has no place in this model|no tensor of the weights fills|has shape|known here"
+UNNAMED = "has no place in this model|no tensor of the weights fills|has shape|known here|and the weights 'Ana Mna'"
 
 
-@pytest.mark.parametrize("family", [*NAMED, "Phi", "Gemma2", "Olmo", "Olmo2", "Cohere", "StableLm", "GPTBigCode"])
+@pytest.mark.parametrize("family", [*NAMED, "Phi", "Gemma2", "Olmo", "Exaone4", "Cohere", "StableLm", "GPTBigCode"])
 def test_other_decoders_are_refused_by_their_names_and_shapes(family):
     torch.manual_seed(0)
     config = getattr(transformers, f"{family}Config")()

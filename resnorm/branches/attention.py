@@ -202,7 +202,8 @@ class SelfAttention(_Attention):
     `inner_norm` and `head_scale` act on the heads' outputs, before $W_O$. Each is None, or False, unless it is asked for.
     `value_residual` puts $\lambda_1 V + \lambda_2 V_1$ in the place of $V$, with two learned numbers that start at 1/2;
     $V_1$ are the values of the first attention that had the same `first` in this pass (without one: its own).
-    `rotary` turns $Q$ and $K$ by their positions, with the base `theta` (see `rotate`). With `key_value_heads`, a divisor of
+    `rotary` turns $Q$ and $K$ by their positions, with the base `theta` (see `rotate`), in each head all features or the first
+    `rotary_width`. With `key_value_heads`, a divisor of
     `heads`, that many keys and values are computed, and each serves as many queries that follow one another; `head_width` is
     d, by default width / heads. `bias` is True, False or "qkv": on queries, keys and values, and not on the output.
     `normalised` is nGPT's attention: the vectors of its matrices have length 1 along the width of the stream (see
@@ -216,7 +217,7 @@ class SelfAttention(_Attention):
     Shapes: x and output (batch, tokens, width), mask broadcasts to (batch, heads, tokens, tokens), with a cache to
     (batch, heads, tokens, all tokens so far).
     Raises `ValueError` where the heads do not divide the width or the heads of keys and values the heads, for rotary
-    positions in heads of an odd width, and for normalised weights beside a bias, grouped heads or a width of their own.
+    positions on an odd number of features, and for normalised weights beside a bias, grouped heads or a width of their own.
     Citation: vaswani2017attention; su2024roformer (rotary), ainslie2023gqa (grouped heads), henry2020query (QK-norm),
     muennighoff2025olmoe (over the whole width), yang2025qwen3 (per head), zhuo2025hybridnorm (value norm),
     wang2022magneto (Sub-LN), shleifer2021normformer (head scale), zhou2025value (value residual),
@@ -225,19 +226,23 @@ class SelfAttention(_Attention):
 
     def __init__(
         self, width, heads=8, causal=False, dropout=0.0, bias=True, rotary=False, theta=10000,
-        value_residual=False, normalised=False, **inside,
+        rotary_width=None, value_residual=False, normalised=False, **inside,
     ):  # fmt: skip
         super().__init__(width, {"query_key_value": (width, "qkv")}, heads, causal, dropout, bias, **inside)
-        if rotary and self.head_width % 2:
+        if rotary and rotary_width is None and self.head_width % 2:
             raise ValueError(
                 f"attention: rotary positions turn pairs of features, and a head has {self.head_width}; use a width that "
                 f"{2 * heads} divides, or an even head_width"
+            )
+        if rotary_width is not None and (rotary_width % 2 or not 0 < rotary_width <= self.head_width):
+            raise ValueError(
+                f"attention: rotary_width={rotary_width}; use an even number of the {self.head_width} features of a head, or None"
             )
         if normalised and bias:
             raise ValueError("attention: normalised=True with bias=True; a bias has no length to normalise: use bias=False")
         if normalised and self.sizes != dict.fromkeys("qkv", width):
             raise ValueError("attention: normalised=True takes heads of one kind; leave out key_value_heads and head_width")
-        self.rotary, self.theta = rotary, theta
+        self.rotary, self.theta, self.rotary_width = rotary, theta, rotary_width
         self.query_key_scale = LearnedScale(width, width) if normalised else None
         self.value_mix = nn.Parameter(torch.full((2,), 0.5)) if value_residual else None
 
@@ -250,7 +255,7 @@ class SelfAttention(_Attention):
             value = own * value + others * (value if first is None else first.of(value))
         if self.rotary:
             start = 0 if cache is None else cache.length(self)
-            query, key = rotate(query, start, self.theta), rotate(key, start, self.theta)
+            query, key = self.turn(query, start), self.turn(key, start)
         if self.query_key_scale is not None:
             scale = self.query_key_scale().view(self.heads, 1, -1)
             # a root mean square of 1 is a length of the square root of d
@@ -258,6 +263,13 @@ class SelfAttention(_Attention):
         if cache is not None:
             key, value = cache.extend(self, key, value)
         return self.attend(query, key, value, mask)
+
+    def turn(self, x, start):
+        """Queries or keys after `rotate`, all features of a head or the first `rotary_width`."""
+        if self.rotary_width is None:
+            return rotate(x, start, self.theta)
+        width = self.rotary_width
+        return torch.cat((rotate(x[..., :width], start, self.theta), x[..., width:]), -1)
 
     def unit_weights(self):
         """Yield (weight, axis) of the vectors that `resnorm.init.project` brings to length 1; none unless normalised."""

@@ -20,7 +20,8 @@ SPHERE = "rms(affine=False)"
 
 def transformer_stack(
     depth, width, heads, variant="pre", norm="layer", activation="gelu", dropout=0.0, expansion=4, causal=False,
-    branches="AM", rotary=False, merge=None, bias=True, theta=10000, key_value_heads=None, head_width=None, **options,
+    branches="AM", rotary=False, merge=None, bias=True, theta=10000, rotary_width=None, key_value_heads=None,
+    head_width=None, **options,
 ) -> Stack:  # fmt: skip
     """The layers of a model, with the last norm where their words need one; the weights are still torch's own.
 
@@ -36,11 +37,14 @@ def transformer_stack(
         for layer in range(1, depth + 1)
     ]
     inside = chosen.inside(norm)
-    grouped = {"key_value_heads": key_value_heads, "head_width": head_width, "bias": bias == "attention" or bias}
+    grouped = {
+        "key_value_heads": key_value_heads, "head_width": head_width, "bias": {"attention": True, "mlp": False}.get(bias, bias),
+    }  # fmt: skip
+    turned = {"rotary": rotary, "theta": theta, "rotary_width": rotary_width}
     built: dict[str, Any] = {
-        "A": attention(heads, causal, dropout, rotary=rotary, theta=theta, **grouped | inside.get("A", {})),
+        "A": attention(heads, causal, dropout, **turned, **grouped | inside.get("A", {})),
         "X": cross_attention(heads, dropout=dropout, **grouped | inside.get("X", {})),
-        "M": mlp(expansion, activation, dropout, **{"bias": bias is True} | inside.get("M", {})),
+        "M": mlp(expansion, activation, dropout, **{"bias": bias in (True, "mlp")} | inside.get("M", {})),
     }
     blocks = []
     for layer in known:
@@ -144,6 +148,7 @@ def transformer_lm(
     tie=False,
     bias=True,
     theta=10000,
+    rotary_width=None,
     key_value_heads=None,
     head_width=None,
     **options,
@@ -154,8 +159,9 @@ def transformer_lm(
     branches, `nA` and `nM`), or a word of A and M, also side by side, `n[A,M]a`; `options` are the variant's.
     `dropout` acts on the embedding, on the attention's weights, inside the MLP and on every branch before its merge.
     `positions`: "learned" embeddings that are added to the tokens', or "rotary", which turns queries and keys, with the
-    base `theta`. `key_value_heads` and `head_width` are those of `SelfAttention`. `bias`: True, False, "attention" (none in the
-    MLPs) or "qkv" (on queries, keys and values alone). With `tie` the head is the tokens' embedding, a second time.
+    base `theta`. `rotary_width`, `key_value_heads` and `head_width` are those of `SelfAttention`. `bias`: True, False,
+    "attention" or "mlp" (in one of the branches), or "qkv" (on queries, keys and values alone). With `tie` the head is the
+    tokens' embedding, a second time.
     `initialisation`: a rule of `resnorm.init`, by default the variant's own, else "xavier".
     With a `Cache`, `model(tokens, cache)` takes the tokens that follow those of the passes before; `generate` does so.
     `norm`: by default "layer". The variant `ngpt_weights` has its own, "rms(affine=False)", and takes no other. There all
@@ -183,7 +189,7 @@ def transformer_lm(
         norm = SPHERE if normalised else "layer"
     stack = transformer_stack(
         depth, width, heads, variant, norm, activation, dropout, expansion, causal=True, rotary=positions == "rotary",
-        bias=bias, theta=theta, key_value_heads=key_value_heads, head_width=head_width, **options,
+        bias=bias, theta=theta, rotary_width=rotary_width, key_value_heads=key_value_heads, head_width=head_width, **options,
     )  # fmt: skip
     model = TransformerLM(vocabulary, context, stack, dropout, positions == "learned", normalised, tie)
     initialise_transformer(stack, variant, initialisation)

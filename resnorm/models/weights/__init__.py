@@ -30,11 +30,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnorm.models.weights import bert, check, decoder, densenet, resnet, strangers, vit
+from resnorm.models.weights import bert, check, densenet, gpt2, gpt_neox, llama, resnet, strangers, vit
 from resnorm.models.weights.family import Family, meaning, our_names
 from resnorm.models.weights.source import Source, log, read
 
-FAMILIES = (*resnet.FAMILIES, *densenet.FAMILIES, *vit.FAMILIES, *decoder.FAMILIES, *bert.FAMILIES)
+FAMILIES = (*resnet.FAMILIES, *densenet.FAMILIES, *vit.FAMILIES, *gpt2.FAMILIES, *llama.FAMILIES, *gpt_neox.FAMILIES, *bert.FAMILIES)
 HEADS = ("load", "skip")
 
 
@@ -50,7 +50,7 @@ def load_weights(
     | `densenet(depth=121)`                               | torchvision's `densenet121`                               |
     | `vit()`                                             | torchvision's `vit_b_16`                                  |
     | `transformer_lm(..., activation="gelu_tanh")`       | Hugging Face's `GPT2LMHeadModel`                          |
-    | `transformer_lm(..., positions="rotary")`           | Hugging Face's Llama, Mistral, Qwen2 and Qwen3            |
+    | `transformer_lm(..., positions="rotary")`           | Hugging Face's Llama, Mistral, Qwen2 and Qwen3, OLMo 2, and GPT-NeoX (Pythia) |
     | `bert()`                                            | Hugging Face's `BertForMaskedLM`                          |
 
     ```python

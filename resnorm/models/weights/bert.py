@@ -73,7 +73,7 @@ CONFIGURATION = Configuration(
 
 
 def differences(model: Bert, source: Source) -> Iterator[str]:
-    yield from layers.differences(model, "Aan Man", LayerNorm, causal=False)
+    yield from layers.differences(model, ("Aan Man",), LayerNorm, causal=False)
     yield from CONFIGURATION.differences(model, source)
     bare = "bert." not in source.names["bert.embeddings.word_embeddings.weight"]
     if source.config is None and bare and len(source.tensors["bert.embeddings.token_type_embeddings.weight"]) == 1:

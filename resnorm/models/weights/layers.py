@@ -21,8 +21,10 @@ GATED = {"swiglu": ("silu", "swish")}
 INSIDE = {SelfAttention: {"query_key_value", "output"}, MLP: {"hidden", "dropout", "output"}}
 
 
-def differences(model: nn.Module, word: str, norm: type[nn.Module], causal: bool, inside: Iterable[str] = ()) -> Iterator[str]:
-    """One reason for each way in which our model is not layers of `word` with norms of one class.
+def differences(
+    model: nn.Module, words: tuple[str, ...], norm: type[nn.Module], causal: bool, inside: Iterable[str] = ()
+) -> Iterator[str]:  # fmt: skip
+    """One reason for each way in which our model is not layers of one of the words with norms of one class.
 
     `inside`: the norms that the attention may have. What only acts in training, dropout and drop path, may stand in the word.
     """
@@ -30,11 +32,12 @@ def differences(model: nn.Module, word: str, norm: type[nn.Module], causal: bool
     if not isinstance(stack.stream, Plain):
         yield f"this model carries its skip by {type(stack.stream).__name__}, and the weights by the plain sum"
     for block in stack.blocks:
-        if not isinstance(block, Block) or re.sub("[dp]", "", block.word) != word:
-            yield f"this model has the word {getattr(block, 'word', type(block).__name__)!r}, and the weights {word!r}"
+        if not isinstance(block, Block) or re.sub("[dp]", "", block.word) not in words:
+            allowed = " or ".join(map(repr, words))
+            yield f"this model has the word {getattr(block, 'word', type(block).__name__)!r}, and the weights {allowed}"
             return
         if block.equation() != equation(block.word):
-            yield f"this model adds by {block.equation()!r}, and the weights by {equation(word)!r}"
+            yield f"this model adds by {block.equation()!r}, and the weights by {equation(block.word)!r}"
             return
         for part in block.children():
             for name, _ in part.named_children():
@@ -67,6 +70,7 @@ def facts(model: nn.Module) -> dict[str, Any]:
         "key_value_heads": own.key_value_heads,
         "head_width": own.head_width,
         "eps": eps.pop() if len(eps) == 1 else f"several, {sorted(eps)}",
+        "parallel": "[" in model.stack.blocks[0].word,
         "activation": (ACTIVATIONS | GATED)[mlp.activation],
     }
 

@@ -9,8 +9,7 @@ STRANGERS = {
     r"electra\.|generator_predictions\.": "ELECTRA's generator has embeddings of another width and another head",
     r"distilbert\.": "DistilBERT has no segments and other names",
     r"transformer\.h\.\d+\.attn\.attention\.q_proj": "GPT-Neo does not scale its scores, and every second layer sees a window",
-    r"transformer\.h\.\d+\.attn\.q_proj": "GPT-J's attention and MLP stand side by side, and it turns a part of a head only",
-    r"gpt_neox\.": "GPT-NeoX's attention and MLP stand side by side, and it turns a part of a head only",
+    r"transformer\.h\.\d+\.attn\.q_proj": "GPT-J's head has a bias, which that of transformer_lm has not",
     r"model\.decoder\.layers\.\d+\.self_attn\.": "these decoders have positions of their own, as OPT, which counts them from 2",
     r"model\.layers\.\d+\.self_attn\.qkv_proj\.": "queries, keys and values are one matrix, as in Phi-3",
 }

@@ -50,7 +50,7 @@ def load_weights(
     | `densenet(depth=121)`                               | torchvision's `densenet121`                               |
     | `vit()`                                             | torchvision's `vit_b_16`                                  |
     | `transformer_lm(..., activation="gelu_tanh")`       | Hugging Face's `GPT2LMHeadModel`                          |
-    | `transformer_lm(..., positions="rotary")`           | Hugging Face's Llama, Mistral, Qwen2 and Qwen3, OLMo 2, and GPT-NeoX (Pythia) |
+    | `transformer_lm(..., positions="rotary")`           | Hugging Face's Llama, Mistral, Qwen2, Qwen3, OLMo 2, GPT-NeoX |
     | `bert()`                                            | Hugging Face's `BertForMaskedLM`                          |
 
     ```python

@@ -103,6 +103,7 @@ def test_experiment_survives_json_and_later_changes_of_what_it_was_made_from():
         (dict(recipe=dict(lr=-1)), "lr"),
         (dict(recipe=dict(lr=math.nan)), "recipe.lr is nan"),
         (dict(seed=-1), "seed is -1"),
+        (dict(seed=10**20), "seed is 10{20}; give an integer of 0 or more, below"),
         (dict(seed=True), "seed is True"),
     ],
 )
@@ -237,6 +238,41 @@ def test_a_file_that_is_no_record_is_named(tmp_path):
     path.rename(tmp_path / "0123456789abcdef.json")
     with pytest.raises(ValueError, match=f"holds the experiment {experiment.name}"):
         store.records()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(status="done"), "its status is 'done'; a record is 'finished' or 'diverged'"),
+        (dict(status=None), "its status is None"),
+        (dict(extra=1), "it has 'extra', which no record has"),
+        (dict(metrics=None), "its metrics are no dictionary"),
+        (dict(metrics={"test_loss": "low"}), "its test_loss is low, which is no number"),
+        (dict(metrics={"test_loss": 10**400}), "its test_loss is 1000.*, which is no number"),
+        (dict(curves=[1]), "its curves are no dictionary"),
+        (dict(curves={"step": 1}), "its curves are no table of columns"),
+        (dict(probes="none"), "its probes are no dictionary"),
+        (dict(provenance={"device": "cpu"}), "its wall_seconds is None, which is no number"),
+        (dict(provenance={"wall_seconds": 1}), "its provenance names no device"),
+        (dict(experiment=dict(task=None, model={}, recipe={})), "task is None; give a dictionary of settings"),
+        (dict(measurements={"reads": 3}), "its reads are no table of columns"),
+    ],
+)
+def test_what_no_run_can_have_written_is_no_record(tmp_path, change, message):
+    store, experiment = Store(tmp_path), Experiment(**SMALL)
+    path = store.put(made(experiment))
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=f"{path.name} is no valid record .{message}.*; delete it and run it again"):
+        store.records()
+
+
+def test_a_record_with_two_truths_or_no_end_is_no_record(tmp_path):
+    path = Store(tmp_path).put(made(Experiment(**SMALL)))
+    whole = path.read_text()
+    for text in (whole.replace('"status"', '"status": "diverged", "status"', 1), "[" * 100_000, "[]"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"{path.name} is no valid record"):
+            Store(tmp_path).records()
 
 
 PUT_FOREVER = """

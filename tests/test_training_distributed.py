@@ -166,6 +166,10 @@ def test_a_process_alone_does_nothing_of_this(monkeypatch):
     processes, device = Processes.join(torch.device("cpu"))
     assert (processes, device) == (Processes(0, 1), torch.device("cpu"))
     processes.check(usual.ConvNet(), 15)
+    frozen = usual.ConvNet().eval()  # its statistics are those of the caller, not of a share
+    Processes(0, 2).check(frozen, 16)
+    with pytest.raises(ValueError, match="the model has a batch norm"):
+        Processes(0, 2).check(usual.ConvNet(), 16)
     value = torch.ones(2)
     assert processes.sum_(value) is value and processes.gathered("x") == ["x"] and processes.share(3, 7) == slice(3, 7, 1)
     model = usual.mlp()

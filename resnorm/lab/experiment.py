@@ -12,6 +12,8 @@ from typing import Any
 _OF_THE_MACHINE = {"root", "path", "download"}
 
 
+# An epoch's order is drawn from a million times the seed, and torch takes 64 bits.
+SEEDS = 2**40
 # Settings of models that are whole numbers.
 COUNTS = ("depth", "width", "heads", "patch", "growth", "order")
 
@@ -34,9 +36,11 @@ class Experiment:
 
     def __post_init__(self) -> None:
         for part in ("task", "model", "recipe"):
+            if not isinstance(getattr(self, part), dict):
+                raise TypeError(f"{part} is {getattr(self, part)!r}; give a dictionary of settings")
             object.__setattr__(self, part, _plain(getattr(self, part), part))
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed is {self.seed!r}; give an integer of 0 or more")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < SEEDS:
+            raise ValueError(f"seed is {self.seed!r}; give an integer of 0 or more, below {SEEDS:,}")
         _check_task(self.task)
         _check_model(self.model)
         _check_recipe(self.recipe)

@@ -7,8 +7,9 @@ import json
 import math
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ PACKAGE = Path(__file__).resolve().parent.parent
 # A change in one of these cannot change what a training run computes.
 _NOT_HASHED = {"plots.py", "claims.py", "__main__.py", "lab/frames.py"}
 _CURVE_POINTS, _PROBE_STEPS, _DIGITS = 200, 24, 6
+_LARGEST = sys.float_info.max
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> "Record":
-        """Read what `to_json` wrote; a null number becomes NaN."""
-        content = json.loads(text)
+        """Read what `to_json` wrote; a null number becomes NaN. Raises ValueError or TypeError for what it cannot have written."""
+        content = _checked(json.loads(text, object_pairs_hook=_each_once))
         return cls(
             experiment=Experiment.from_dict(content["experiment"]),
             status=content["status"],
@@ -168,6 +170,38 @@ def _columns(rows: Iterable[dict]) -> dict[str, list]:
     rows = list(rows)
     keys = dict.fromkeys(key for row in rows for key in row)
     return {key: [_rounded(row.get(key)) for row in rows] for key in keys}
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) < len(keys):
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+    return dict(pairs)
+
+
+def _checked(content: Any) -> dict[str, Any]:
+    """The content of a record's file, where it has the parts of a record and each has its form."""
+    parts = [item.name for item in fields(Record)]
+    if not isinstance(content, dict):
+        raise TypeError(f"it holds a {type(content).__name__}")
+    unknown, missing = [key for key in content if key not in parts], [key for key in parts[:-1] if key not in content]
+    if unknown or missing:
+        raise ValueError(f"it has {unknown[0]!r}, which no record has" if unknown else f"it has no {missing[0]!r}")
+    if content["status"] not in ("finished", "diverged"):
+        raise ValueError(f"its status is {content['status']!r}; a record is 'finished' or 'diverged'")
+    for part in ("metrics", "curves", "probes", "provenance", *(["measurements"] if "measurements" in content else [])):
+        if not isinstance(content[part], dict):
+            raise TypeError(f"its {part} are no dictionary")
+    for name, value in (content["metrics"] | {"wall_seconds": content["provenance"].get("wall_seconds")}).items():
+        if not (value is None and name in content["metrics"] or type(value) in (int, float) and abs(value) <= _LARGEST):
+            raise ValueError(f"its {name} is {str(value)[:20]}, which is no number")
+    if not isinstance(content["provenance"].get("device"), str):
+        raise ValueError("its provenance names no device")
+    tables = {"curves": content["curves"], "probes": content["probes"], **content.get("measurements", {})}
+    for name, columns in tables.items():
+        if not isinstance(columns, dict) or not all(isinstance(column, list) for column in columns.values()):
+            raise TypeError(f"its {name} are no table of columns")
+    return content
 
 
 def _rows(columns: dict[str, list]) -> list[dict]:

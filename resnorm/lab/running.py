@@ -45,6 +45,8 @@ def _run_if_free(experiment: Experiment, store: Store, progress: bool, wait: boo
     from resnorm.training.distributed import is_first, meet
 
     source_hash()  # of the source as it is now, not as somebody has edited it by the end of the run
+    if wait and is_first() and store.busy(experiment):
+        LOG.info("%s is being run by another process: waiting for its record", experiment.name)
     # Processes that torchrun started share the run, and the first one's lock.
     with store.lock(experiment, wait) if is_first() else nullcontext(True) as ours:
         meet()

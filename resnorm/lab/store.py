@@ -90,7 +90,7 @@ class Store:
     def _read(path: Path) -> Record:
         try:
             record = Record.from_json(path.read_text(encoding="utf-8"))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise ValueError(f"{path.name} is no valid record ({error}); delete it and run it again") from error
         if record.experiment.name != path.stem:
             raise ValueError(f"{path.name} holds the experiment {record.experiment.name}; rename or delete it")

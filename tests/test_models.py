@@ -226,11 +226,8 @@ def test_parallel_branches_export_compile_and_have_the_stream_s_gradient(variant
     logits = model(tokens)
     torch.testing.assert_close(torch.export.export(model, (tokens,)).module()(tokens), logits)
     torch.testing.assert_close(torch.compile(model, fullgraph=True, backend="aot_eager")(tokens), logits)
-    attention, feed_forward = (
-        part for name, part in model.stack.blocks[0].named_children() if name.endswith(("A", "M"))
-    )
     seen = []
-    for part in (attention, feed_forward):
+    for part in model.stack.parts("A") + model.stack.parts("M"):
         part.register_full_backward_hook(lambda module, given, back: seen.append(back[0]))
     model(tokens).square().sum().backward()
     assert torch.equal(*seen)  # a sum hands the same gradient to every branch

@@ -221,9 +221,7 @@ def test_torchs_transformer_with_the_same_weights(variant, reference_without_fas
 def test_a_decoder_of_parallel_branches_is_its_equation(variant):
     model, (source, before) = small(variant=variant, depth=1), pairs()
     (block,), (memory, mask), x = model.decoder.blocks, model.encode(source), model.embed(before)
-    norms, (attention,), (cross,), (feed_forward,) = (
-        [part for name, part in block.named_children() if name.endswith(letter)] for letter in "nAXM"
-    )
+    norms, (attention,), (cross,), (feed_forward,) = map(block.parts, "nAXM")
     first, second, third = norms * 3 if len(norms) == 1 else norms
     expected = x + attention(first(x)) + cross(second(x), memory=memory, mask=mask) + feed_forward(third(x))
     torch.testing.assert_close(block(x, X=dict(memory=memory, mask=mask)), expected)

@@ -32,11 +32,6 @@ class Theirs(nn.Module):
         return y if isinstance(y, torch.Tensor) else y[0]
 
 
-def parts(block, letter):
-    """The modules of one letter, in the order of the word."""
-    return [block.get_submodule(f"{position}_{letter}") for position, other in enumerate(block.word) if other == letter]
-
-
 def equal(mine, its):
     return [(mine.weight, its.weight)] + ([] if its.bias is None else [(mine.bias, its.bias)])
 
@@ -99,16 +94,16 @@ def positions():
 
 
 def attention_pairs(block, attention, letter="A"):
-    (mine,) = parts(block, letter)
+    (mine,) = block.parts(letter)
     return list(zip(mine.parameters(), attention.parameters(), strict=True))
 
 
 def norm_pairs(block, *norms):
-    return [pair for mine, its in zip(parts(block, "n"), norms, strict=True) for pair in equal(mine, its)]
+    return [pair for mine, its in zip(block.parts("n"), norms, strict=True) for pair in equal(mine, its)]
 
 
 def mlp_pairs(block, hidden, output):
-    (mine,) = parts(block, "M")
+    (mine,) = block.parts("M")
     return equal(mine.hidden, hidden) + equal(mine.output, output)
 
 
@@ -159,7 +154,7 @@ def test_cohere():
         "n[A,M]a", WIDTH, n=partial(nn.LayerNorm, eps=config.layer_norm_eps, bias=False),
         A=partial(Theirs, module=theirs.self_attn, inputs=inputs), M=mlp(3, "swiglu", bias=False),
     ).eval()  # fmt: skip
-    (norm,), (feed_forward,) = parts(ours, "n"), parts(ours, "M")
+    (norm,), (feed_forward,) = ours.parts("n"), ours.parts("M")
     pairs = [(norm.weight, theirs.input_layernorm.weight), *attention_pairs(ours, theirs.self_attn)]
     pairs.append((feed_forward.hidden.weight, [theirs.mlp.gate_proj.weight, theirs.mlp.up_proj.weight]))
     pairs.append((feed_forward.output.weight, theirs.mlp.down_proj.weight))
@@ -230,7 +225,7 @@ def test_minimax_scales_the_skip_after_the_norm():
     ).eval()  # fmt: skip
     pairs = [
         (mine.weight, its.weight)
-        for mine, its in zip(parts(ours, "n"), (theirs.input_layernorm, theirs.post_attention_layernorm), strict=True)
+        for mine, its in zip(ours.parts("n"), (theirs.input_layernorm, theirs.post_attention_layernorm), strict=True)
     ]
     pairs += attention_pairs(ours, theirs.self_attn) + attention_pairs(ours, theirs.mlp, "M")
     # Their norm computes in 32 bits, whatever comes in.
@@ -245,14 +240,14 @@ def test_parallel_scaling_block(word, scale):
     theirs = perturbed(timm_blocks.ParallelScalingBlock(WIDTH, HEADS, qkv_bias=True, init_values=scale))
     scales = {} if scale is None else dict(s=layer_scale(scale))
     ours = Block(word, WIDTH, n="layer(eps=1e-6)", A=attention(HEADS), M=mlp(4, "gelu"), **scales)
-    (self_attention,), (feed_forward,) = parts(ours, "A"), parts(ours, "M")
+    (self_attention,), (feed_forward,) = ours.parts("A"), ours.parts("M")
     pairs = norm_pairs(ours, theirs.in_norm) + equal(self_attention.output, theirs.attn_out_proj)
     pairs += equal(feed_forward.output, theirs.mlp_out_proj)
     for kind in ("weight", "bias"):
         mine = [getattr(one, kind) for one in (feed_forward.hidden, self_attention.query_key_value)]
         pairs.append((mine, getattr(theirs.in_proj, kind)))
     if scale is not None:
-        pairs.append((parts(ours, "s")[0].gain, theirs.ls.gamma))
+        pairs.append((ours.parts("s")[0].gain, theirs.ls.gamma))
     check(ours, pairs, theirs)
 
 
@@ -263,10 +258,10 @@ def test_parallel_things_block(word, scale):
     ours = Block(word, WIDTH, n="layer(eps=1e-6)", A=attention(HEADS), M=mlp(4, "gelu"), **scales)
     branches = [*theirs.attns, *theirs.ffns]
     pairs = norm_pairs(ours, *(branch.norm for branch in branches))
-    for mine, its in zip(parts(ours, "A"), theirs.attns, strict=True):
+    for mine, its in zip(ours.parts("A"), theirs.attns, strict=True):
         pairs += equal(mine.query_key_value, its.attn.qkv) + equal(mine.output, its.attn.proj)
-    for mine, its in zip(parts(ours, "M"), theirs.ffns, strict=True):
+    for mine, its in zip(ours.parts("M"), theirs.ffns, strict=True):
         pairs += equal(mine.hidden, its.mlp.fc1) + equal(mine.output, its.mlp.fc2)
     if scale is not None:
-        pairs += [(mine.gain, branch.ls.gamma) for mine, branch in zip(parts(ours, "s"), branches, strict=True)]
+        pairs += [(mine.gain, branch.ls.gamma) for mine, branch in zip(ours.parts("s"), branches, strict=True)]
     check(ours, pairs, theirs)

@@ -51,14 +51,14 @@ def test_a_skip_after_the_norm_is_post_norm_on_a_normalised_input():
     skip_after_norm = Stack([Block("n|Fa", 16, n="layer", F=mlp()) for _ in range(4)], last="layer")
     post = Stack([Block("Fan", 16, n="layer", F=mlp()) for _ in range(4)], last="layer")
     assert post.last is None
-    norms = [block.get_submodule("0_n") for block in skip_after_norm.blocks] + [skip_after_norm.last]
+    norms = [*skip_after_norm.parts("n"), skip_after_norm.last]
     with torch.no_grad():
         for norm in norms:  # norms start at gain 1 and bias 0, where taking the wrong one would not show
             norm.weight.add_(torch.randn(16), alpha=0.3)
             norm.bias.add_(torch.randn(16), alpha=0.3)
-    for block, other, norm in zip(post.blocks, skip_after_norm.blocks, norms[1:], strict=True):
-        block.get_submodule("0_F").load_state_dict(other.get_submodule("2_F").state_dict())
-        block.get_submodule("2_n").load_state_dict(norm.state_dict())
+    for letter, modules in (("F", skip_after_norm.parts("F")), ("n", norms[1:])):
+        for ours, other in zip(post.parts(letter), modules, strict=True):
+            ours.load_state_dict(other.state_dict())
     x = torch.randn(5, 3, 16)
     assert torch.equal(skip_after_norm(x), post(norms[0](x)))
     assert not torch.allclose(skip_after_norm(x), post(x), atol=1e-3)

@@ -144,17 +144,19 @@ def test_other_encoders_are_refused_by_their_names(name, message):
         load_weights(ours(), theirs(name, **sizes).state_dict())
 
 
-def test_a_network_without_the_head_loads_with_head_skip():
-    other = theirs("BertModel")
+@pytest.mark.parametrize("name", ["BertModel", "BertForSequenceClassification", "BertForQuestionAnswering"])
+def test_a_network_without_the_head_loads_with_head_skip(name):
+    other = theirs(name)
     with pytest.raises(ValueError, match="no tensor of the weights fills 'head.bias' .* head=\"skip\""):
         load_weights(ours(), other.state_dict())
     mine = ours()
     head = {name: value.clone() for name, value in mine.head.state_dict().items()}
+    load_weights(mine, other, head="skip")
     load_weights(mine, other.state_dict(), head="skip", config=other.config)
     assert all(torch.equal(value, head[name]) for name, value in mine.head.state_dict().items())
     with torch.no_grad():
         h = mine.stack(mine.embedding(TOKENS))
-        torch.testing.assert_close(h, other(TOKENS).last_hidden_state, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(h, other.base_model(TOKENS).last_hidden_state, rtol=1e-5, atol=1e-5)
 
 
 def test_the_encoder_of_roberta_has_the_names_of_bert_and_is_refused():

@@ -245,6 +245,30 @@ def test_a_llama_without_its_head_loads_only_where_it_is_known_to_be_tied_or_ski
         same(ours, other)
 
 
+@pytest.mark.parametrize("name", ["GPT2Model", "GPT2ForSequenceClassification", "LlamaModel", "LlamaForSequenceClassification"])
+def test_a_network_with_another_head_or_none_loads_below_it(name):
+    family = re.split("For|Model", name)[0]
+    config = dict(FAMILIES[family], pad_token_id=0, num_labels=5)
+    for options in (dict(), dict(activation_function="relu") if family == "GPT2" else dict(hidden_act="gelu")):
+        torch.manual_seed(0)
+        other = getattr(transformers, name)(getattr(transformers, f"{family}Config")(**config | options)).eval()
+        for weights in (other, other.state_dict()):
+            ours = ours_for(family).eval()
+            if options:
+                with pytest.raises(ValueError):
+                    load_weights(ours, weights, head="skip", config=other.config)
+                continue
+            load_weights(ours, weights, head="skip")
+            read = []
+            ours.head.register_forward_pre_hook(lambda module, given, read=read: read.append(given[0]))
+            with torch.no_grad():
+                ours(TOKENS)
+                torch.testing.assert_close(read[0], other.base_model(TOKENS).last_hidden_state, rtol=1e-5, atol=1e-5)
+    if name == "GPT2Model":  # whose head is its embedding
+        ours = load_weights(ours_for("GPT2"), theirs("GPT2").transformer)
+        assert torch.equal(ours.head.weight, theirs("GPT2").lm_head.weight)
+
+
 def test_old_llama_files_have_frequencies_that_are_checked():
     other = theirs("Llama")
     names = [f"model.layers.{layer}.self_attn.rotary_emb.inv_freq" for layer in range(2)]

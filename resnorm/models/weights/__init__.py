@@ -159,7 +159,7 @@ def _matched(
         parts = [pieces[slot][piece] for piece in sorted(pieces[slot])]
         value = parts[0][1] if len(parts) == 1 else torch.cat([part for _, part in parts])
         loaded[path] = _shaped(" with ".join(repr(name) for name, _ in parts), value, path, own[path], advice)
-    left = [name for name in tensors if name not in wanted and not family.ignores(name)]
+    left = [name for name in tensors if name not in wanted and not family.ignores(name, head)]
     left += [name for name, place in wanted.items() if place is not None and place[0] not in short]
     for name in sorted(left, key=_natural):
         raise ValueError(
@@ -220,9 +220,11 @@ def _prove(family: Family, model: nn.Module, source: Source, loaded: dict[str, T
             heads = (mine, its)
     for reason in check.settings(pairs, model, source.module):
         raise ValueError(f"{reason}: the two would not compute the same")
-    if head == "skip" and heads is None:
-        return
-    difference = check.outputs(model, source.module, loaded, family.inputs(model), heads if head == "skip" else None)
+    if head == "load" and heads is not None:
+        heads = None  # the outputs themselves
+    elif heads is None:
+        heads = (family.head.rstrip("."), None)
+    difference = check.outputs(model, source.module, loaded, family.inputs(model), heads)
     if not difference <= check.TOLERANCE:
         raise ValueError(
             f"with the same tensors the outputs differ by {difference:.1%} of the largest: {type(source.module).__name__} "

@@ -110,6 +110,7 @@ FAMILIES = (
         base="bert.", table=TABLE, place=layers.place, call=call, configured=True, inputs=tokens,
         # The pooler and the prediction of the next sentence stand beside the head that we have.
         ignored=(r"bert\.pooler\..*", r"cls\.seq_relationship\..*", r"bert\.embeddings\.(position|token_type)_ids"),
+        heads=(r"classifier\..*", r"qa_outputs\..*"),
         tied={
             "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
             "cls.predictions.decoder.bias": "cls.predictions.bias",

@@ -36,14 +36,21 @@ def _value(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else float(value) if isinstance(value, int | float) else value
 
 
-def outputs(ours: nn.Module, theirs: nn.Module, loaded: dict[str, Tensor], inputs: tuple, head: tuple[str, str] | None) -> float:
+def outputs(
+    ours: nn.Module, theirs: nn.Module, loaded: dict[str, Tensor], inputs: tuple, head: tuple[str, str | None] | None
+) -> float:  # fmt: skip
     """The largest difference of the outputs of both for one input, as a share of the largest output.
 
-    `loaded`: the tensors that ours would have. `head`: the names of both heads, where the inputs of those are compared.
+    `loaded`: the tensors that ours would have. `head`: the names of both heads, where the inputs of those are compared; None
+    in the place of theirs stands for the output of the network below it, which is not compared where it has another shape.
     Both compute in 32 bits at least, whatever their tensors are stored in.
     """
     mine = _output(ours, loaded, inputs, head and head[0])
-    its = _output(theirs, {}, inputs, head and head[1])
+    if head is not None and head[1] is None:
+        its = _output(getattr(theirs, "base_model", theirs), {}, inputs, None)
+        its = mine if its.numel() != mine.numel() else its.reshape(mine.shape)
+    else:
+        its = _output(theirs, {}, inputs, head and head[1])
     if mine.shape != its.shape:
         return float("inf")
     return ((mine - its).abs().max() / its.abs().max().clamp(min=1e-12)).item()
@@ -58,13 +65,15 @@ def _output(network: nn.Module, tensors: dict[str, Tensor], inputs: tuple, head:
     inputs = tuple(one.to(device, kind if one.is_floating_point() else one.dtype) for one in inputs)
     seen: list[Tensor] = []
     with evaluating(network), torch.no_grad():
-        hook = head is not None and network.get_submodule(head).register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+        keep = lambda module, given: seen.append(given[0])  # noqa: E731
+        hook = head is not None and network.get_submodule(head).register_forward_pre_hook(keep)
         try:
             output = torch.func.functional_call(network, wide, inputs, tie_weights=False)
         finally:
             if hook:
                 hook.remove()
-    output = seen[0].flatten(1) if head is not None else getattr(output, "logits", output)
+    named = (getattr(output, name, None) for name in ("logits", "last_hidden_state"))
+    output = seen[0].flatten(1) if head is not None else next((one for one in named if one is not None), output)
     return output.double().cpu()
 
 

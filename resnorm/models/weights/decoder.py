@@ -10,6 +10,8 @@ from resnorm.models.transformer import TransformerLM
 from resnorm.models.weights import layers
 from resnorm.models.weights.source import Source
 
+# Heads that score a text, a span of it or the tokens of it.
+HEADS = (r"score\..*", r"classifier\..*", r"qa_outputs\..*", r"multiple_choice_head\..*")
 ROPE = ("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "rotary_pct", "rotary_emb_base")
 
 

@@ -37,7 +37,8 @@ class Family:
     `call(tensors)`: the call that builds our network for these tensors, as text for an error; with `configured` it is
     `call(tensors, config)`.
     `inputs(model)`: arguments on which both networks can be run.
-    `ignored`: regular expressions of tensors that do not change the function. `tied`: from a tensor that is a copy to its
+    `ignored`: regular expressions of tensors that do not change the function. `heads`: those of other heads that the network
+    is published with, which `head="skip"` leaves out. `tied`: from a tensor that is a copy to its
     original, or a function of the source that gives this; a copy that is not in the file is taken from the original, and one
     that is there and has no place of its own must be equal.
     `base`: a prefix that files of the network without its head lack. `head`: the prefix of the head in our names.
@@ -55,6 +56,7 @@ class Family:
     inputs: Callable[[Any], tuple[Tensor, ...]]
     configured: bool = False
     ignored: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
     tied: Mapping[str, str] | Callable[[Source], Mapping[str, str]] = field(default_factory=dict)
     base: str = ""
     head: str = "head."
@@ -103,8 +105,8 @@ class Family:
                 return slot + tensor, int(piece or 0), bool(transposed)
         return None
 
-    def ignores(self, name: str) -> bool:
-        return any(re.fullmatch(pattern, name) for pattern in self.ignored)
+    def ignores(self, name: str, head: str = "load") -> bool:
+        return any(re.fullmatch(pattern, name) for pattern in self.ignored + (self.heads if head == "skip" else ()))
 
 
 def _index(pattern: re.Pattern, fields: dict[str, int], names: Iterable[str]) -> int:

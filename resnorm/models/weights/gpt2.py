@@ -82,6 +82,7 @@ FAMILIES = (
         name="Hugging Face's GPT-2", ours=TransformerLM,
         signature=("transformer.wte.weight", "transformer.wpe.weight", "transformer.h.0.attn.c_attn.weight"),
         base="transformer.", table=TABLE, place=layers.place, call=call, configured=True, inputs=decoder.tokens, tied=tied,
+        heads=decoder.HEADS,
         ignored=(r"transformer\.h\.\d+\.attn\.(masked_)?bias",),  # the masks of older files
         differences=differences, unchecked=lambda model, source: CONFIGURATION.silent,
     ),

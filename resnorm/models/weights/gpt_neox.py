@@ -111,6 +111,7 @@ FAMILIES = (
         name="Hugging Face's GPT-NeoX", ours=TransformerLM,
         signature=("gpt_neox.embed_in.weight", "gpt_neox.layers.0.attention.query_key_value.weight"),
         base="gpt_neox.", table=TABLE, place=layers.place, call=call, configured=True, inputs=decoder.tokens, tied=tied,
+        heads=decoder.HEADS,
         ignored=(r"gpt_neox\.layers\.\d+\.attention\.((masked_)?bias|rotary_emb\.inv_freq)",),
         prepare=prepare, differences=differences, unchecked=lambda model, source: CONFIGURATION.silent,
     ),

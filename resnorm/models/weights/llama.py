@@ -182,6 +182,7 @@ FAMILIES = tuple(
         name=name, ours=TransformerLM,
         signature=("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", f"model.layers.0.{norm}.weight"),
         base="model.", table=table, place=layers.place, call=call, configured=True, inputs=decoder.tokens, tied=tied,
+        heads=decoder.HEADS,
         ignored=(FREQUENCIES,), prepare=prepare, differences=partial(differences, word, configuration),
         unchecked=lambda model, source, configuration=configuration: configuration.silent,
     )

@@ -92,7 +92,7 @@ def image(model: VisionTransformer) -> tuple[Tensor]:
 
 
 def differences(model: VisionTransformer, source: Source) -> Iterator[str]:
-    yield from layers.differences(model, "nAa nMa", LayerNorm, causal=False)
+    yield from layers.differences(model, ("nAa nMa",), LayerNorm, causal=False)
 
 
 def differences_timm(model: VisionTransformer, source: Source) -> Iterator[str]:

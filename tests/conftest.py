@@ -8,7 +8,7 @@ import torch
 HAS_GPU = torch.cuda.is_available()
 # What the tests compare with, and what builds the book. `make test` installs all of it; beside the lowest versions of the
 # package's own requirements it is left out.
-PEERS = {"IPython", "accelerate", "lightning", "nbformat", "papermill", "safetensors", "timm", "transformers"}
+PEERS = {"IPython", "accelerate", "lightning", "nbformat", "papermill", "timm", "transformers"}
 
 
 @pytest.fixture(autouse=True)

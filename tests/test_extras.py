@@ -53,7 +53,7 @@ split = (torch.randint(17, (8, 6)), torch.randint(17, (8, 6)))
 data = DataSet("random", "sequences", split, split, split, spec=dict(vocabulary=17, context=6))
 assert fit(model, data, Recipe(epochs=1, batch_size=4)).status == "finished"
 
-foreign = {"numpy", "pandas", "matplotlib", "sklearn", "num2words", "pooch", "tqdm", "typer", "yaml", "torchvision", "IPython"}
+foreign = {"numpy", "pandas", "matplotlib", "sklearn", "num2words", "pooch", "tqdm", "typer", "yaml", "torchvision", "safetensors"}
 assert not foreign & set(sys.modules), foreign & set(sys.modules)
 print("works")
 """
@@ -129,10 +129,13 @@ def test_with_torch_alone_the_rest_names_its_extra(torch_alone):
         "resnorm.load('characters')": "number names need the package num2words",
         "resnorm.lab.frame([])": "tables of records need the package pandas",
         "claims.read_claims()": "claims of the book need the package yaml",
+        "resnorm.load_weights(resnorm.resnet(), open('w.safetensors', 'w').name)": ".safetensors need the package safetensors",
+        "own.image_folder('.')": "folders of images need the package numpy",
     }
     code = f"""
 import resnorm
 from resnorm import claims, lab
+from resnorm.data import own
 for line in {list(tries)}:
     try:
         exec(line)
@@ -142,7 +145,7 @@ for line in {list(tries)}:
     done = torch_alone("-c", code)
     assert len(done.stdout.splitlines()) == len(tries), done.stderr
     for line, purpose in zip(done.stdout.splitlines(), tries.values(), strict=True):
-        assert line.startswith(f"MissingExtra {purpose}, which is not installed") and repair in line
+        assert line.startswith("MissingExtra ") and f"{purpose}, which is not installed: {repair}" in line
     done = torch_alone("-m", "resnorm", "plans")
     assert done.returncode == 2 and done.stderr.startswith("error: the commands of resnorm need the package typer")
     assert repair in done.stderr and len(done.stderr.splitlines()) == 1

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from resnorm.extras import needed_for
+
 log = logging.getLogger("resnorm.load_weights")
 
 # Where training scripts put the weights in what they save; with averaged weights beside them, the first is taken.
@@ -144,10 +146,8 @@ def _file(path: Path) -> Any:
         parts = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
         return {name: value for part in parts for name, value in _file(path.with_name(part)).items()}
     if path.suffix == ".safetensors":
-        try:
+        with needed_for("files of the type .safetensors"):
             from safetensors.torch import load_file
-        except ImportError as error:
-            raise ImportError("a .safetensors file needs the package safetensors: pip install safetensors") from error
         return load_file(path)
     if path.suffix not in (".pt", ".pth", ".bin", ".ckpt", ".tar"):
         raise ValueError(f"{path.name} is no .safetensors, .pt, .pth, .bin or .ckpt file")

@@ -162,7 +162,7 @@ def test_what_the_configuration_says_and_no_tensor_is_refused(family, options, m
         ("GPT2", dict(reorder_and_upcast_attn=True)),
         ("GPT2", dict(activation_function="gelu_pytorch_tanh")),
         ("GPT2", dict(attn_pdrop=0.3, resid_pdrop=0.0)),
-        ("Llama", dict(pretraining_tp=2)),
+        ("Llama", dict(pretraining_tp=2, is_llama_config=True, rope_interleaved=False)),
         ("Llama", dict(rope_theta=10000.0, rope_scaling=None)),
         ("Mistral", dict(sliding_window=16)),
         ("Qwen2", dict(sliding_window=5)),

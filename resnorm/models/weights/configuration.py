@@ -89,7 +89,10 @@ class Configuration:
         defaults = _defaults(kind)
         for name, value in config.items():
             if name not in read and value not in OFF and not (name in defaults and defaults[name] == value):
-                yield f"{name}={value!r} in the configuration, a field that is unknown here"
+                yield (
+                    f"{name}={value!r} in the configuration, a field that is unknown here (if no output depends on it, give "
+                    "the configuration as a dictionary without it)"
+                )
 
 
 def _defaults(kind: str) -> Mapping[str, Any]:

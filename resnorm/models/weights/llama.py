@@ -76,7 +76,7 @@ CONFIGURATION = Configuration(
         "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "attention_bias", "mlp_bias", "tie_word_embeddings",
     ),
     # Rotary positions need no table, and so the longest text is only a promise.
-    neutral=("max_position_embeddings",),
+    neutral=("max_position_embeddings", "is_llama_config", "transformers.js_config"),
     joint=(*decoder.ROPE, "sliding_window", "use_sliding_window", "max_window_layers", "layer_types"),
     also=_also,
     others={

@@ -397,6 +397,62 @@ def recursive_table(content: Content, folder: Path | None = None) -> str:
     return "\n\n".join([*parts, small_print(machine(content))]) if parts else ""
 
 
+# -------------------------------------------------------------------------------- the page on weights of other libraries
+
+_TOLD = ("network", "safetensors, config")
+
+
+def _loaded(content: Content) -> list[Content]:
+    """One row for each pair of networks: the outcome where the network or its configuration was given, and without."""
+    rows = []
+    for row in content["rows"]:
+        ways = {True: [], False: []}
+        for way, outcome in row["outcomes"].items():
+            ways[way in _TOLD].append(outcome)
+        told, alone = (" or ".join(dict.fromkeys(ways[kind])) for kind in (True, False))
+        equal = "equal" in (*ways[True], *ways[False])
+        why = "" if equal else row.get("reason", "").partition(";")[0].partition(" and so on")[0]
+        rows.append(
+            dict(network=f"`{row['network']}`", library=row["library"], ours=f"`{row['ours']}`", told=told, alone=alone,
+                 difference=f"{row['difference']:.0e}" if equal else DASH, why=why)
+        )  # fmt: skip
+    return rows
+
+
+def _loaded_summary(content: Content, folder: Path) -> str:
+    rows = _loaded(content)
+    known = [row for row in rows if row["told"] == "equal"]
+    refused = [row for row in rows if row["told"] == "refused" and row["alone"] == "refused"]
+    names = len({(row["library"], row["network"]) for row in rows})
+    silent = [row for row in rows if "wrong" in row["told"] + row["alone"]]
+    return (
+        f"{names} networks of torchvision, timm and Hugging Face with random weights, every timm `resnet*` and `resnetv2*` among "
+        f"them, were given to ours {len(rows)} times: to the network that the error advises and, where that has options which "
+        f"leave no tensor, to the one without them. With the network itself or its configuration {len(known)} gave the same "
+        f"logits and {len(rows) - len(known)} were refused. {len(refused)} were refused in every way. Tensors alone cannot tell "
+        f"{sum('unchecked' in row['alone'] for row in rows)}: they were loaded, and the log named what was not checked. "
+        f"Loaded without a word, with other logits: {len(silent) or 'none'}. Equal is a largest difference of at most "
+        f"{content['settings']['tolerance']:.0e} of the largest logit.\n\n{small_print(machine(content))}"
+    )
+
+
+def _loaded_table(content: Content, folder: Path) -> str:
+    columns = {"network": "network", "library": "of", "told": "with the network or its configuration", "alone": "tensors alone",
+               "difference": "largest difference", "ours": "into", "why": "why not"}  # fmt: skip
+    return f":::::{{dropdown}} Every network\n{table(_loaded(content), columns)}\n:::::"
+
+
+def _language_summary(content: Content, folder: Path) -> str:
+    counts = content["settings"]["counts"]
+    told, alone = counts["told"], counts["tensors"]
+    return (
+        f"The same for the language models of transformers {content['settings']['transformers']}, small and with random weights: "
+        f"with the network or its configuration {told.get('equal', 0)} gave the same logits and {told.get('refused', 0)} were "
+        f"refused; from tensors alone {alone.get('other', 0)} were loaded that compute something else, and the log named what was "
+        f"not checked.\n\n{small_print(machine(content))}"
+    )
+
+
 def _loop_parts(rate: str, *kinds: str) -> dict[str, Callable[[Content, Path], str]]:
     made = dict(figure=_speed_figure(rate), speed=_speed_table(rate), summary=_speed_summary(rate), machine=_machine)
     made |= dict(accuracy=_accuracy)
@@ -410,6 +466,8 @@ PARTS: dict[str, dict[str, Callable[[Content, Path], str]]] = {
     "recursive_skip": dict(table=recursive_table, machine=_machine),
     "recursive_skip_gpu": dict(table=recursive_table),
     "cuda_graph": dict(table=_everything),
+    "load_weights": dict(summary=_loaded_summary, table=_loaded_table),
+    "load_language_weights": dict(summary=_language_summary),
 }
 
 

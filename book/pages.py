@@ -47,11 +47,13 @@ def write_pages(project: Project, source: Path, verdicts: dict[str, dict]) -> No
     pages |= {f"api/{name}": api(name, keys) for name in MODULES}
     for name, text in pages.items():
         (source / f"{name}.md").write_text(text, encoding="utf-8")
-    fast = source / "fast_training.md"
-    text, missing = benchmarks.fill(fast.read_text(encoding="utf-8"), measured, source)
-    fast.write_text(text, encoding="utf-8")
-    if missing:
-        print(f"  fast_training: not measured yet: {', '.join(missing)}")
+    for page in sorted(source.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        if benchmarks.PLACEHOLDER.search(text):
+            text, missing = benchmarks.fill(text, measured, source)
+            page.write_text(text, encoding="utf-8")
+            if missing:
+                print(f"  {page.stem}: not measured yet: {', '.join(missing)}")
     index = source / "index.md"
     figure = f"![{opening_figure.draw(source / 'opening_figure.svg')}](opening_figure.svg)"
     index.write_text(index.read_text(encoding="utf-8").replace("OPENING_FIGURE", figure), encoding="utf-8")

@@ -283,3 +283,19 @@ def test_language_weights_are_equal_or_refused_where_their_configuration_is_told
             assert row["outcome"] == dict(told=told, tensors=tensors)
             assert ("Granite" in row.get("said", "")) == (tensors == "other")
     assert not wanted
+
+
+def test_loaded_weights_have_an_outcome_for_each_way():
+    """Equal, refused, or loaded with a word about what was not checked; and the call without what leaves no tensor."""
+    import timm
+
+    from benchmarks import load_weights
+
+    network = load_weights.shaken(timm.create_model("resnetblur18", num_classes=load_weights.CLASSES))
+    call = load_weights.call_for(network)
+    assert call == 'resnet(depth=18, classes=7, antialias="blur")' and load_weights.plain(call) == "resnet(depth=18, classes=7)"
+    row = load_weights.outcomes(network, 32, call)
+    assert set(row["outcomes"].values()) == {"equal"} and row["difference"] < 1e-5
+    row = load_weights.outcomes(network, 32, load_weights.plain(call))
+    assert list(row["outcomes"].values()) == ["refused", "refused", "unchecked", "unchecked", "refused"]
+    assert "antialias='blur'" in row["reason"] and "anti-aliasing" in row["said"]

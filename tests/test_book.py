@@ -386,6 +386,29 @@ def test_page_on_training_fast_explains_what_the_engine_keeps():
     assert named - set(benchmarks.PARTS["engine"]) == {name for name in kept if kept[name]}
 
 
+def test_page_on_weights_of_other_libraries(tmp_path, measured):
+    source = (ROOT / "book/load_weights.md").read_text(encoding="utf-8")
+    ways = ("network", "state dict", "shuffled", "safetensors", "safetensors, config")
+    rows = [
+        dict(library="timm", network="resnet18", ours="resnet()", outcomes=dict.fromkeys(ways, "equal"), difference=1.25e-7),
+        dict(library="timm", network="resnetblur18", ours="resnet()", outcomes=dict(zip(ways, ["refused"] * 2 + ["unchecked"] * 2 + ["refused"])),
+             difference=0.1, reason="the network has antialias='blur', and this model None; build it", said="cannot tell"),
+        dict(library="timm", network="resnetrs50", ours="resnet()", outcomes=dict.fromkeys(ways, "refused"), reason="squeeze"),
+    ]  # fmt: skip
+    content = measured["recursive_skip"] | dict(name="load_weights", settings=dict(tolerance=1e-4), rows=rows)
+    text, missing = benchmarks.fill(source, {"load_weights": content}, tmp_path)
+    assert not [name for name in missing if name.startswith("load_weights.")] and "{{" not in text
+    assert "3 networks of torchvision, timm and Hugging Face" in text
+    assert "1 gave the same logits and 2 were refused. 1 were refused in every way. Tensors alone cannot tell 1:" in text
+    assert "Loaded without a word, with other logits: none." in text
+    assert "| `resnetblur18` | timm | refused | refused or unchecked | – | `resnet()` | the network has antialias='blur', and" in text
+    examples = re.findall(r"```python\n(.*?)```", source, re.DOTALL)
+    names = {}
+    for example in examples:
+        exec(compile(example.replace('weights="DEFAULT"', ""), "load_weights.md", "exec"), names)
+    assert names["model"].head.out_features == 10
+
+
 def test_what_ran_on_a_gpu_has_tables_of_its_own(tmp_path, measured):
     one = measured["recursive_skip"]
     rows = [row | dict(launch=launch) for row in one["rows"] for launch in ("called from Python", "in a CUDA graph")]

@@ -40,8 +40,8 @@ def vit(
     r"""Build a Vision Transformer: $y = W\, n\big(B_L(\dots B_1([c \Vert P x] + p))\big)_0$.
 
     P maps every patch of `patch` times `patch` pixels to a token, c is the class token and p the positions, all learned.
-    The other settings are those of `transformer_lm`. The defaults are ViT-B/16, torchvision's `vit_b_16`, whose
-    weights `load_weights` takes; for images of 32 pixels take `size=32, patch=4` and a smaller width.
+    The other settings are those of `transformer_lm`. The defaults are ViT-B/16, torchvision's `vit_b_16`;
+    `load_weights` takes its weights, and those of timm and Hugging Face (whose norms have eps=1e-12). For images of 32 pixels take `size=32, patch=4` and a smaller width.
     Shapes: input (batch, inputs, size, size), output (batch, classes).
     Raises `ValueError` where the patches do not tile the image, and as `transformer_lm`.
     Citation: dosovitskiy2021image.

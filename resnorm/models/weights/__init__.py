@@ -45,10 +45,10 @@ def load_weights(
 
     | our network                                         | whose weights                                             |
     |-----------------------------------------------------|-----------------------------------------------------------|
-    | `resnet(depth=50)`                                  | torchvision's `resnet50`, and 18, 34, 101, 152            |
-    | `resnet(depth=50, version=2)`                       | timm's `resnetv2_50`                                      |
-    | `densenet(depth=121)`                               | torchvision's `densenet121`                               |
-    | `vit()`                                             | torchvision's `vit_b_16`                                  |
+    | `resnet(depth=50)`, and its options                 | ResNets and ResNeXts of torchvision, timm, Hugging Face   |
+    | `resnet(depth=50, version=2)`, and its options      | timm's `resnetv2` and BiT                                 |
+    | `densenet(depth=121)`                               | DenseNet of torchvision and timm                          |
+    | `vit()`                                             | ViT of torchvision, timm, Hugging Face; DeiT undistilled  |
     | `transformer_lm(..., activation="gelu_tanh")`       | Hugging Face's `GPT2LMHeadModel`                          |
     | `transformer_lm(..., positions="rotary")`           | Hugging Face's Llama, Mistral, Qwen2, Qwen3, OLMo 2, GPT-NeoX |
     | `bert()`                                            | Hugging Face's `BertForMaskedLM`                          |
@@ -71,7 +71,7 @@ def load_weights(
     what could not be checked.
     Raises `ValueError`, and loads nothing, where a tensor has no place, is missing or has another shape, and where the other
     network computes something else; it names the first reason.
-    Citation: he2016deep, he2016identity, huang2017densely, dosovitskiy2021image, devlin2019bert, radford2019language,
+    Citation: he2016deep, he2016identity, huang2017densely, dosovitskiy2021image, touvron2021training, devlin2019bert, radford2019language,
     touvron2023llama.
     """
     if head not in HEADS:

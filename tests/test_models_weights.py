@@ -41,7 +41,8 @@ def test_the_model_itself_comes_back_and_its_mode_stays(resnet18):
         (lambda: densenet(), lambda: torchvision.models.densenet169(), r"densenet\(depth=169"),
         (lambda: resnet(depth=18, classes=10, norm="group(groups=4)"), lambda: torchvision.models.resnet18(num_classes=10),
          "'bn1.running_mean'.* has no place in this model.*computes something else .40 such tensors.*classes=10"),
-        (lambda: resnet(depth=18, classes=10, version=2), lambda: torchvision.models.resnet18(num_classes=10), "nearest network here is resnet.depth=18, classes=10"),
+        (lambda: resnet(depth=18, classes=10, version=2), lambda: torchvision.models.resnet18(num_classes=10),
+         "nearest network here is resnet.depth=18, classes=10"),
         (lambda: transformer_lm(vocabulary=9), lambda: torchvision.models.resnet18(), "this model is TransformerLM; build resnet"),
     ],
 )  # fmt: skip
@@ -54,7 +55,8 @@ def test_weights_of_another_network_are_named_and_nothing_is_loaded(model, state
 
 
 def test_the_head_can_be_left_as_it_was_drawn(resnet18):
-    for given in (resnet18, resnet18.state_dict(), {name: value for name, value in resnet18.state_dict().items() if "fc." not in name}):
+    body = {name: value for name, value in resnet18.state_dict().items() if "fc." not in name}
+    for given in (resnet18, resnet18.state_dict(), body):
         ours = resnet(depth=18, classes=3).eval()
         drawn = ours.head.weight.clone()
         load_weights(ours, given, head="skip")

@@ -184,7 +184,9 @@ def _relu_pool(antialias: str, width: int) -> nn.Module:
     return nn.Sequential(nn.ReLU(), POOLS[antialias](width))
 
 
-def _projection(skip_width: int, width: int, stride: int, weight: str | None, average: bool, norm: str | None = None) -> nn.Module:
+def _projection(
+    skip_width: int, width: int, stride: int, weight: str | None, average: bool, norm: str | None = None
+) -> nn.Module:  # fmt: skip
     """A 1x1 convolution on the skip: with the stride, or after an average over every 2x2 pixels. Citation: he2019bag."""
     parts = []
     if average:
@@ -229,10 +231,10 @@ def resnet(
 
     | option | what it does | network |
     |---|---|---|
-    | `groups`, `width_per_group` | groups of the 3x3 convolutions, and their width in the first stage | ResNeXt (32, 4); Wide ResNet (1, 128) |
+    | `groups`, `width_per_group` | groups of the 3x3 convolutions, their width in stage 1 | ResNeXt (32, 4), Wide ResNet (1, 128) |
     | `stem=(32, 32, 64)` | three 3x3 convolutions of these widths for the 7x7 one | ResNet-C, -D, -S, -T |
     | `shortcut="average"` | the mean of every 2x2 pixels before the projection, which has no stride | ResNet-D |
-    | `antialias="blur"`, `"average"` | a convolution of stride 1 and this pooling wherever a stride would be, in the stem too | resnetblur, resnetaa |
+    | `antialias="blur"`, `"average"` | stride 1 and this pooling wherever a stride would be | resnetblur, resnetaa |
     | `weight="standard(eps=1e-8)"` | every convolution's filters are standardised | BiT |
     | `stem_pool="zero_padded_max"` | the stem's maximum sees zeros at the border, and not only pixels | BiT |
 

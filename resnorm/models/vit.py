@@ -27,7 +27,9 @@ class VisionTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-2:] != (self.size, self.size):
-            raise ValueError(f"got an image of {tuple(x.shape[-2:])} pixels, and this model is for {self.size}; build it with size=...")
+            raise ValueError(
+                f"got an image of {tuple(x.shape[-2:])} pixels, and this model is for {self.size}; build it with size=..."
+            )
         x = self.patches(x).flatten(2).mT
         x = torch.cat((self.class_token.to(x.dtype).expand(len(x), 1, -1), x), 1) + self.position.weight
         return self.head(self.stack(self.dropout(x))[:, 0])
@@ -41,7 +43,8 @@ def vit(
 
     P maps every patch of `patch` times `patch` pixels to a token, c is the class token and p the positions, all learned.
     The other settings are those of `transformer_lm`. The defaults are ViT-B/16, torchvision's `vit_b_16`;
-    `load_weights` takes its weights, and those of timm and Hugging Face (whose norms have eps=1e-12). For images of 32 pixels take `size=32, patch=4` and a smaller width.
+    `load_weights` takes its weights, and those of timm and Hugging Face (whose norms have eps=1e-12). For images of 32
+    pixels take `size=32, patch=4` and a smaller width.
     Shapes: input (batch, inputs, size, size), output (batch, classes).
     Raises `ValueError` where the patches do not tile the image, and as `transformer_lm`.
     Citation: dosovitskiy2021image.

@@ -34,7 +34,7 @@ from resnorm.models.weights import bert, check, densenet, gpt2, gpt_neox, llama,
 from resnorm.models.weights.family import Family, meaning, our_names
 from resnorm.models.weights.source import Source, log, read
 
-FAMILIES = (*resnet.FAMILIES, *densenet.FAMILIES, *vit.FAMILIES, *gpt2.FAMILIES, *llama.FAMILIES, *gpt_neox.FAMILIES, *bert.FAMILIES)
+FAMILIES = tuple(family for part in (resnet, densenet, vit, gpt2, llama, gpt_neox, bert) for family in part.FAMILIES)
 HEADS = ("load", "skip")
 
 
@@ -71,8 +71,8 @@ def load_weights(
     what could not be checked.
     Raises `ValueError`, and loads nothing, where a tensor has no place, is missing or has another shape, and where the other
     network computes something else; it names the first reason.
-    Citation: he2016deep, he2016identity, huang2017densely, dosovitskiy2021image, touvron2021training, devlin2019bert, radford2019language,
-    touvron2023llama.
+    Citation: he2016deep, he2016identity, huang2017densely, dosovitskiy2021image, touvron2021training, devlin2019bert,
+    radford2019language, touvron2023llama.
     """
     if head not in HEADS:
         raise ValueError(f"head={head!r}; allowed: {', '.join(HEADS)}")
@@ -80,7 +80,7 @@ def load_weights(
     own = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     for whose, values in (("this model", own), ("the weights' network", source.tensors)):
         if any(value.is_meta for value in values.values()):
-            raise ValueError(f"{whose} is on the meta device and has no values; give it memory first, with to_empty(device=...)")
+            raise ValueError(f"{whose} is on the meta device and has no values; give it memory, with to_empty(device=...)")
     for one in source.spellings():
         if set(one.tensors) == set(own):  # our own weights
             _fit(one.tensors, own, "")
@@ -94,7 +94,7 @@ def load_weights(
     if source.module is not None:
         _prove(family, model, source, loaded, head)
     elif source.config is None and (unchecked := family.unchecked(model, source)):
-        log.warning("load_weights: tensors alone do not tell %s; give the network itself or its config to have it checked", unchecked)
+        log.warning("load_weights: tensors alone do not tell %s; give the network itself or its config to check it", unchecked)
     model.load_state_dict(loaded, strict=False)
     return model
 
@@ -131,7 +131,8 @@ def _matched(
     wanted = dict(_places_of(family, tensors, short))
     for name in tensors:
         if name not in wanted and not family.ignores(name) and meaning(name):
-            raise ValueError(f"{name!r}{meaning(name)} has no place in {family.ours.__name__}: the two would not compute the same")
+            ours = family.ours.__name__
+            raise ValueError(f"{name!r}{meaning(name)} has no place in {ours}: the two would not compute the same")
     for copy, original in (family.tied(source) if callable(family.tied) else family.tied).items():
         if original not in tensors:
             continue
@@ -149,13 +150,15 @@ def _matched(
             slot, piece, transposed = place
             value = tensors[name]
             if piece in pieces.get(slot, {}):
-                raise ValueError(f"{pieces[slot][piece][0]!r} and {name!r} are both what {short.get(slot, slot)!r} of this model is{advice}")
+                other = pieces[slot][piece][0]
+                raise ValueError(f"{other!r} and {name!r} are both what {short.get(slot, slot)!r} of this model is{advice}")
             pieces.setdefault(slot, {})[piece] = (name, value.T if transposed and value.dim() == 2 else value)
     loaded = {}
     for slot, path in slots.items():
         if slot not in pieces:
             hint = ', or load with head="skip"' if slot.startswith(family.head) else ""
-            raise ValueError(f"no tensor of the weights fills {path!r} of this model, of shape {tuple(own[path].shape)}{hint}{advice}")
+            shape = tuple(own[path].shape)
+            raise ValueError(f"no tensor of the weights fills {path!r} of this model, of shape {shape}{hint}{advice}")
         parts = [pieces[slot][piece] for piece in sorted(pieces[slot])]
         value = parts[0][1] if len(parts) == 1 else torch.cat([part for _, part in parts])
         loaded[path] = _shaped(" with ".join(repr(name) for name, _ in parts), value, path, own[path], advice)
@@ -185,7 +188,7 @@ def _shaped(name: str, its: Tensor, path: str, value: Tensor, advice: str) -> Te
     if its.shape != value.shape:
         raise ValueError(f"{name} has shape {tuple(its.shape)}, and {path!r} of this model {tuple(value.shape)}{advice}")
     if value.is_floating_point() and not its.is_floating_point():
-        raise ValueError(f"{name} is stored as {its.dtype}, without what its numbers are to be multiplied by; dequantise it first")
+        raise ValueError(f"{name} is stored as {its.dtype}, without the factors of its numbers; dequantise it first")
     return its
 
 

@@ -36,7 +36,8 @@ def place(fields: dict[str, int], names) -> dict[str, int]:
 
 def differences(model: DenseNet, source: Source) -> Iterator[str]:
     yield from layers(model, ("nrCnrC", "nrC"), source.tensors, "features.norm0")
-    pools = {type(part).__name__ for name, part in source.module.named_modules() if "transition" in name} if source.module else set()
+    parts = source.module.named_modules() if source.module is not None else ()
+    pools = {type(part).__name__ for name, part in parts if "transition" in name}
     name = str((source.config or {}).get("architecture", ""))
     if "blur" in name or "BlurPool2d" in pools:
         yield "the transitions of these weights' network blur, and those of densenet take the mean of every 2x2 pixels"
@@ -55,7 +56,8 @@ def call(tensors: dict[str, Tensor]) -> str:
 
 FAMILIES = (
     Family(
-        name="torchvision's or timm's DenseNet", ours=DenseNet, signature=("features.conv0.weight", "features.transition1.conv.weight"),
+        name="torchvision's or timm's DenseNet", ours=DenseNet,
+        signature=("features.conv0.weight", "features.transition1.conv.weight"),
         table=TABLE, place=place, call=call, inputs=image, differences=differences,
         unchecked=lambda model, source: "the norms' eps, the activation and the pooling before the head",
     ),

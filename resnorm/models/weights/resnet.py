@@ -85,7 +85,9 @@ def image(model: ResNet) -> tuple[Tensor]:
     return (torch.randn(2, model.stem[0].in_channels, 64, 64, generator=torch.Generator().manual_seed(0)),)
 
 
-def layers(model: ResNet, words: tuple[str, ...], tensors: dict[str, Tensor], norm: str, standardised: bool = False) -> Iterator[str]:
+def layers(
+    model: ResNet, words: tuple[str, ...], tensors: dict[str, Tensor], norm: str, standardised: bool = False
+) -> Iterator[str]:  # fmt: skip
     """One reason for each way in which our model is not blocks of these words, plain sums, with the norm of the weights.
 
     `standardised`: filters may be, and the stem's padding may be of zeros, as in BiT.
@@ -95,12 +97,13 @@ def layers(model: ResNet, words: tuple[str, ...], tensors: dict[str, Tensor], no
         if isinstance(module, Block):
             # A pre-activated projection takes the skip after the first norm: `nr|C`.
             if re.sub("[dp]", "", module.word).replace("nr|C", "nrC") not in words:
-                yield f"{name!r} of this model is {module.word!r}, and the network of these weights has blocks of {' or '.join(words)}"
+                yield f"{name!r} of this model is {module.word!r}, and in the weights' network {' or '.join(words)}"
             for part in module.children():
                 if isinstance(part, Add) and (part.gate_kind or part.skip != 1 or part.gain != 1):
                     yield f"{name!r} of this model adds by {module.equation()!r}, and the network of these weights by a plain sum"
     for name, module in model.named_modules():
-        if re.search(r"_n$|\.last$|^stem\.\d+$", name) and hasattr(module, "weight") and not isinstance(module, wanted | Convolution):
+        norms = re.search(r"_n$|\.last$|^stem\.\d+$", name) and hasattr(module, "weight") and not isinstance(module, Convolution)
+        if norms and not isinstance(module, wanted):
             yield f"{name!r} of this model is {type(module).__name__}, and in the network of these weights {wanted.__name__}"
         if not standardised and (getattr(module, "form", None) or isinstance(module, nn.ZeroPad2d)):
             yield f"this model has {name!r}, {module}, and the network of these weights does not"
@@ -135,7 +138,8 @@ def differences_v1(model: ResNet, source: Source) -> Iterator[str]:
     theirs, ours = antialias(source), own_antialias(model)
     if ours not in theirs:
         wanted = " or ".join(sorted(map(repr, theirs)))
-        yield f"the network of these weights has antialias={wanted}, and this model {ours!r}; build it with resnet(..., antialias={wanted})"
+        build = f"build it with resnet(..., antialias={wanted})"
+        yield f"the network of these weights has antialias={wanted}, and this model {ours!r}; {build}"
     elif ours is None and len(theirs) == 2 and (name := twin(source.tensors)):
         yield (
             f"timm's {name} and {name.replace('resnet', 'resnetaa')} have the same tensors; give the network itself, "
@@ -152,8 +156,9 @@ def twin(tensors: dict[str, Tensor]) -> str | None:
 
 
 def unchecked_v1(model: ResNet, source: Source) -> str:
-    pooling = "" if len(antialias(source)) == 1 else "anti-aliasing (resnet50, resnetblur50 and resnetaa50 have the same tensors), "
-    return pooling + "the norms' eps, the activation, dilation and the pooling before the head"
+    alike = "anti-aliasing (resnet50, resnetblur50 and resnetaa50 have the same tensors), "
+    start = alike if len(antialias(source)) > 1 else ""
+    return f"{start}the norms' eps, the activation, dilation and the pooling before the head"
 
 
 def differences_v2(model: ResNet, source: Source) -> Iterator[str]:
@@ -169,7 +174,7 @@ def differences_v2(model: ResNet, source: Source) -> Iterator[str]:
     if bit and not (standard and padded):
         yield "these are the tensors of timm's BiT, whose convolutions are standardised and whose stem pads with zeros"
     if not bit and (padded or (standard and source.config is not None and source.module is None)):
-        yield "this model standardises its filters or pads its stem with zeros, as BiT, and the network of these weights is not BiT"
+        yield "this model standardises its filters or pads its stem with zeros, as BiT, and these weights are not BiT's"
 
 
 def unchecked_v2(model: ResNet, source: Source) -> str:
@@ -191,19 +196,19 @@ def call_v1(tensors: dict[str, Tensor]) -> str:
         given += [f"groups={inside // each}"] * (inside != each)
         given += [f"width_per_group={each}"] * (each != 64)
     if "conv1.0.weight" in tensors:
-        given.append(f"stem={tuple(len(tensors[f'conv1.{index}.weight']) for index in (0, 3, 6) if f'conv1.{index}.weight' in tensors)}")
+        given.append(_stem(tensors, "conv1.0", "conv1.3", "conv1.6"))
     given += ['shortcut="average"'] * ("layer2.0.downsample.2.weight" in tensors)
     given += _norm(tensors, "bn1") + _inputs(tensors, "conv1.weight", "conv1.0.weight")
     return f"resnet({', '.join(given)}{_classes(tensors, 'fc.weight')})"
 
 
 def call_v2(tensors: dict[str, Tensor]) -> str:
-    given = [_depth(blocks(tensors, r"stages\.(\d+)\.blocks\.(\d+)\."), "stages.0.blocks.0.conv3.weight" in tensors), "version=2"]
+    counts = blocks(tensors, r"stages\.(\d+)\.blocks\.(\d+)\.")
+    given = [_depth(counts, "stages.0.blocks.0.conv3.weight" in tensors), "version=2"]
     width = len(tensors.get("stem.conv.weight", tensors.get("stem.conv3.weight", range(64))))
     given += [f"width={width}"] * (width != 64) + _norm(tensors, "norm")
     if "stem.conv.weight" not in tensors:
-        given.append(f"stem={tuple(len(tensors[f'stem.conv{index}.weight']) for index in (1, 2, 3) if f'stem.conv{index}.weight' in tensors)}")
-        given.append('shortcut="average"')
+        given += [_stem(tensors, "stem.conv1", "stem.conv2", "stem.conv3"), 'shortcut="average"']
     elif "norm.running_mean" not in tensors:
         given.append('weight="standard(eps=1e-8)", stem_pool="zero_padded_max"')
     given += _inputs(tensors, "stem.conv.weight", "stem.conv1.weight")
@@ -219,6 +224,10 @@ def call_hugging_face(tensors: dict[str, Tensor]) -> str:
 
 def _norm(tensors: dict[str, Tensor], name: str) -> list[str]:
     return [] if f"{name}.running_mean" in tensors else ['norm="group(groups=32)"']
+
+
+def _stem(tensors: dict[str, Tensor], *names: str) -> str:
+    return f"stem={tuple(len(tensors[f'{name}.weight']) for name in names if f'{name}.weight' in tensors)}"
 
 
 def _inputs(tensors: dict[str, Tensor], *names: str) -> list[str]:
@@ -241,7 +250,8 @@ FAMILIES = (
         table=V1, call=call_v1, inputs=image, differences=differences_v1, unchecked=unchecked_v1,
     ),
     Family(
-        name="timm's ResNetV2 or BiT", ours=ResNet, signature=("stages.0.blocks.0.conv1.weight", "stages.0.blocks.0.conv2.weight"),
+        name="timm's ResNetV2 or BiT", ours=ResNet,
+        signature=("stages.0.blocks.0.conv1.weight", "stages.0.blocks.0.conv2.weight"),
         table=V2, call=call_v2, inputs=image, differences=differences_v2, unchecked=unchecked_v2,
     ),
     Family(

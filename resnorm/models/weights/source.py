@@ -21,7 +21,7 @@ log = logging.getLogger("resnorm.load_weights")
 # Where training scripts put the weights in what they save; with averaged weights beside them, the first is taken.
 KEYS = ("state_dict", "model", "model_state_dict", "module", "net", "network", "weights", "params")
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "model_ema_state_dict")
-# What wraps a network writes its own name in front of every tensor, or within: DDP and averages, torch.compile, FSDP, Lightning.
+# What wraps a network writes its own name in front of every tensor, or within: DDP, averages, torch.compile, FSDP, Lightning.
 WITHIN = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 PREFIXES = ("module.", "model.", "network.", "net.", "_forward_module.")
 OLD_NAMES = {"gamma": "weight", "beta": "bias"}
@@ -77,7 +77,8 @@ def read(weights: Any, config: Any = None) -> Source:
         weights = _file(path)
     if isinstance(weights, nn.Module):
         module = _inner(weights)
-        config = next((one for one in (config, getattr(module, "config", None), getattr(module, "pretrained_cfg", None)) if one), None)
+        configs = (config, getattr(module, "config", None), getattr(module, "pretrained_cfg", None))
+        config = next((one for one in configs if one), None)
         weights = module.state_dict()
     elif isinstance(weights, Mapping) and not weights:
         raise ValueError("the weights are empty")
@@ -122,7 +123,8 @@ def _state_dict(weights: Any, place: str = "the weights") -> Mapping[str, Tensor
     if found:
         others = [key for key in found[1:] if key in AVERAGED]
         if others:
-            log.warning("load_weights: took %r of the checkpoint; %r is there too, give checkpoint[%r] for it", found[0], *others[:1] * 2)
+            text = "load_weights: took %r of the checkpoint; %r is there too, give checkpoint[%r] for it"
+            log.warning(text, found[0], others[0], others[0])
         return _state_dict(within[found[0]], f"{place}[{found[0]!r}]")
     if weights and all(isinstance(value, Tensor) or name.endswith("_extra_state") for name, value in weights.items()):
         return {name: value for name, value in weights.items() if isinstance(value, Tensor)}
@@ -141,7 +143,7 @@ def _file(path: Path) -> Any:
             raise ValueError(f"{path} has none of {', '.join(names)}; give the path of the file with the weights")
         path = found
     if not path.exists():
-        raise ValueError(f"there is no file {path}; what lies on a server, download first, and give the path of the file or folder")
+        raise ValueError(f"there is no file {path}; what lies on a server, download first, and give the path")
     if path.name.endswith(".index.json"):
         parts = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
         return {name: value for part in parts for name, value in _file(path.with_name(part)).items()}
@@ -165,4 +167,6 @@ def _config(config: Any) -> Mapping[str, Any] | None:
         return json.loads(Path(config).read_text(encoding="utf-8"))
     if hasattr(config, "to_dict"):
         return config.to_dict()
-    raise ValueError(f"config is {type(config).__name__}; give model.config (transformers), model.pretrained_cfg (timm), a dictionary or a path")
+    raise ValueError(
+        f"config is {type(config).__name__}; give model.config (transformers), model.pretrained_cfg (timm), a dictionary or a path"
+    )

@@ -152,7 +152,8 @@ FAMILIES = (
         unchecked=lambda model, source: CONFIGURATION.silent,
     ),
     Family(
-        name="timm's VisionTransformer", ours=VisionTransformer, signature=("patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
+        name="timm's VisionTransformer", ours=VisionTransformer,
+        signature=("patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
         table=TIMM, place=layers.place, call=call_timm, configured=True, inputs=image, differences=differences_timm,
         unchecked=lambda model, source: CONFIGURATION.silent,
     ),

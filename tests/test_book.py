@@ -407,7 +407,7 @@ def test_page_on_weights_of_other_libraries(tmp_path, measured):
     names = {}
     for example in examples:
         exec(compile(example.replace('weights="DEFAULT"', ""), "load_weights.md", "exec"), names)
-    assert names["model"].head.out_features == 10
+    assert names["model"].head.out_features == 10 and names["decoder"].head.out_features == 101
 
 
 def test_what_ran_on_a_gpu_has_tables_of_its_own(tmp_path, measured):

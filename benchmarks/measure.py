@@ -2,7 +2,6 @@
 
 import gc
 import json
-import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from resnorm.lab.record import machine
+from resnorm.lab.store import write_atomically
 
 RESULTS = Path(__file__).resolve().parent.parent / "results/benchmarks"
 
@@ -63,12 +63,9 @@ def write(name: str, settings: dict[str, Any], rows: list[dict[str, Any]], folde
     It goes to ``results/benchmarks`` where no folder is named; that machine is this one where none is given.
     """
     folder = folder or RESULTS
-    folder.mkdir(parents=True, exist_ok=True)
     content = dict(name=name, provenance=provenance or machine(), settings=settings, rows=rows)
     path = folder / f"{name}.json"
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(_rounded(content), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_atomically(path, json.dumps(_rounded(content), indent=1, ensure_ascii=False) + "\n")
     return path
 
 

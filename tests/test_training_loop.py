@@ -207,3 +207,12 @@ def test_float64_models_train(clip):
         assert run.status == "finished" and all(value.dtype == torch.float64 for value in model.parameters())
     x = torch.randn(3, 4, dtype=torch.float64)
     assert cross_entropy(x, torch.tensor([0, 1, 2])) == functional.cross_entropy(x, torch.tensor([0, 1, 2]))
+
+
+@pytest.mark.parametrize("settings", [dict(batch_size=1), dict(batch_size=4, accumulate=4), dict(batch_tokens=20)], ids=str)
+def test_a_pair_without_a_target_changes_nothing(settings):
+    data = of_pairs.pairs(12)
+    for split in (data.train, data.validation, data.test):
+        split[1][::2] = NOT_SCORED
+    run = fit(of_pairs.Translator(), data, Recipe(epochs=2, lr=0.01, **settings), device="cpu", progress=False)
+    assert run.status == "finished" and 0 < run.metrics["validation_loss"] < 5

@@ -206,6 +206,8 @@ def _run_in_processes(pending, store, budget, processes, progress) -> list[Excep
             ready = [item for item in waiting if later.get(item, now) <= now] if idle and left > 0 else []
             # How long it took on another machine says nothing about this one.
             known = [item for item in store.records() if item.provenance["device"] == here] if ready and budget else []
+            for item in ready:
+                later.pop(item, None)
             for experiment in [item for item in ready if _fits(item, store, known, left)][: len(idle)]:
                 waiting.remove(experiment)
                 pool = idle.pop()
@@ -218,7 +220,6 @@ def _run_in_processes(pending, store, budget, processes, progress) -> list[Excep
                 time.sleep(pause)
             for future in done:
                 experiment, pool = running.pop(future)
-                later.pop(experiment, None)
                 try:
                     record = future.result()
                 except BrokenProcessPool as error:

@@ -168,8 +168,9 @@ class Batches:
         return (self._normalised(pixels),), self._sent(self.targets[part])
 
     def _trimmed(self, index: slice | Tensor, lengths: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        # One of several processes may have no example of a small batch: then there is no longest.
-        source, target = (max(row, default=0) for row in lengths.tolist())
+        # One of several processes may have no example of a small batch: then there is no longest. A model needs a token, also
+        # where none is to be predicted.
+        source, target = (max(row, default=0) or 1 for row in lengths.tolist())
         targets = self._sent(self.targets[index, :target])
         return (self._sent(self.inputs[index, :source]), before_of(targets)), targets
 

@@ -278,6 +278,46 @@ def _writes_in_place(module: nn.Module) -> bool:
     return False
 
 
+class _Builder:
+    """Builds the modules of a word while the width goes through it."""
+
+    def __init__(self, word: str, width: int, letters: dict[str, Any]):
+        self.word, self.first_width = word, width
+        self.factories = _factories(word, letters)
+        self.modules: dict[str, nn.Module] = {}
+
+    def build(self, steps: Iterable[Letter | Bracket], width: int, skip_width: int, shared: bool) -> tuple[int, bool]:
+        """Build the modules of steps; return the width behind them, and whether h may still be the tensor of the skip, or of
+        the parts beside, which no operation may write into."""
+        for step in steps:
+            if isinstance(step, Bracket):
+                widths = [self.build(part, width, skip_width, shared=True)[0] for part in step.parts]
+                if len(set(widths)) > 1:
+                    raise _error(self.word, step.position, f"has parts of the widths {', '.join(map(str, widths))}, which cannot be "
+                                                           "summed; give every part the same width")
+                width, shared = widths[0], False
+                continue
+            module = self._module(step, width, skip_width)
+            if module is None:
+                shared = False
+                continue
+            if shared and _writes_in_place(module):
+                raise _error(self.word, step.position, "would write in place into the skip, or into what the parts beside it read; "
+                                                       "build its first operation with inplace=False")
+            self.modules[step.name] = module
+            width, shared = _out_width(module, width), shared and _hands_on(module)
+        return width, shared
+
+    def _module(self, letter: Letter, width: int, skip_width: int) -> nn.Module | None:
+        try:
+            module = letter.build(self.factories.get(letter.position), width, skip_width, self.first_width)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise _error(self.word, letter.position, f"cannot be built at width {width}: {error}") from error
+        if letter.takes_setting and not isinstance(module, nn.Module):
+            raise _error(self.word, letter.position, f"got a factory that returned {module!r}; it must return an nn.Module")
+        return module
+
+
 class Block(nn.Module):
     r"""A residual block, spelled: `Block("nFa", 64, n="layer", F=mlp())` computes $x + F(n(x))$.
 
@@ -297,46 +337,14 @@ class Block(nn.Module):
         super().__init__()
         self.word, self.width = word, width
         segments = parse(word)
-        self._factories, self._first_width = _factories(word, letters), width
+        builder = _Builder(word, width, letters)
         for segment in segments:
-            width, _ = self._build(segment.steps, width, width, shared=True)
-        del self._factories, self._first_width
+            width, _ = builder.build(segment.steps, width, width, shared=True)
+        for name, module in builder.modules.items():
+            self.add_module(name, module)
         self.plan = tuple(tuple(segment.steps) for segment in segments)
         self.out_width = width
         self._tie(letters)
-
-    def _build(self, steps: Iterable[Letter | Bracket], width: int, skip_width: int, shared: bool) -> tuple[int, bool]:
-        """Build the modules of steps; return the width behind them, and whether h may still be the tensor of the skip, or of
-        the parts beside, which no operation may write into."""
-        for step in steps:
-            if isinstance(step, Bracket):
-                widths = [self._build(part, width, skip_width, shared=True)[0] for part in step.parts]
-                if len(set(widths)) > 1:
-                    raise _error(self.word, step.position, f"has parts of the widths {', '.join(map(str, widths))}, which cannot be "
-                                                           "summed; give every part the same width")
-                width, shared = widths[0], False
-                continue
-            module = self._module(step, width, skip_width)
-            if module is None:
-                shared = False
-                continue
-            if shared and _writes_in_place(module):
-                raise _error(self.word, step.position, "would write in place into the skip, or into what the parts beside it read; "
-                                                       "build its first operation with inplace=False")
-            self.add_module(step.name, module)
-            width, shared = _out_width(module, width), shared and _hands_on(module)
-        return width, shared
-
-    def _module(self, letter: Letter, width: int, skip_width: int) -> nn.Module | None:
-        try:
-            if not letter.takes_setting:
-                return letter.build(None, width, skip_width, self._first_width) if letter.role == "merge" else None
-            module = letter.build(self._factories[letter.position], width, skip_width, self._first_width)
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise _error(self.word, letter.position, f"cannot be built at width {width}: {error}") from error
-        if not isinstance(module, nn.Module):
-            raise _error(self.word, letter.position, f"got a factory that returned {module!r}; it must return an nn.Module")
-        return module
 
     def _tie(self, letters: dict[str, Any]) -> None:
         for symbol, setting in letters.items():

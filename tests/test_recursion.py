@@ -379,7 +379,7 @@ def test_batch_norm_words_run_step_by_step():
 
 @KERNEL
 @pytest.mark.parametrize("watch", ["norm", "sum", "norm_backward", "sum_pre", "every_module", "every_backward", "class", "sum_class",
-                                   "scalar", "eps"])  # fmt: skip
+                                   "scalar", "eps", "forward"])  # fmt: skip
 def test_a_fused_block_calls_its_modules_where_somebody_watches_or_has_changed_one(always, monkeypatch, watch):
     calls, seen = [], []
     monkeypatch.setattr(module, "recursive_skip", lambda *given: calls.append(1) or recursive_skip(*given))
@@ -410,6 +410,8 @@ def test_a_fused_block_calls_its_modules_where_somebody_watches_or_has_changed_o
         merge.skip = 2.0
     elif watch == "eps":
         norm.eps = 0.5
+    elif watch == "forward":
+        norm.forward = torch.tanh
     steps = copy.deepcopy(block)
     steps.plan = Block("F" + "an" * 3, 16, F=mlp(), n="layer").plan
     try:
@@ -487,6 +489,16 @@ for dtype, tolerance in ((torch.float32, 2e-5), (torch.bfloat16, 0.02), (torch.f
         check(ours, lambda x, h: module.recursion(x, h, order), [x, h], g, tolerance)
         ours = cuda.forward_steps(x, h, w, b, 1e-5), *cuda.backward_steps(g, x, h, w, b, 1e-5)
         check(ours, steps, [x, h, w, b], g, tolerance)
+# The operator of the steps, as autograd knows it: its first derivative is the kernel's, its second the written recursion's.
+given = [t.requires_grad_() for t in (torch.randn(3, 9), torch.randn(3, 9), torch.randn(2, 9), torch.randn(2, 9))]
+for recorded in (False, True):
+    found = []
+    for function in (lambda *t: torch.ops.resnorm.recursive_skip_steps(*t, 1e-5), steps):
+        first = torch.autograd.grad(function(*given).pow(3).sum(), given, create_graph=recorded)
+        second = torch.autograd.grad(sum(t.square().sum() for t in first), given) if recorded else ()
+        found.append([*first, *second])
+    for a, b in zip(*found, strict=True):
+        assert (a - b).norm() < 1e-4 * b.norm()
 print("all equal")
 """
     environment = {"TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}

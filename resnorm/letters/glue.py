@@ -113,6 +113,9 @@ class Scale(Letter):
 class Half(Letter):
     role, sums, takes_setting = "glue", None, False
 
+    def build(self, factory, width, skip_width, first_width):
+        return None
+
     def apply(self, modules, h, x, first, inputs):
         return 0.5 * h
 

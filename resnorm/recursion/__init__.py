@@ -28,6 +28,7 @@ $dx = g_1 + \dots + g_k$ and $dh = g_1$.
 
 The order k is that of [liu2020rethinking]; the closed form is this book's. On CPU the rows are a compiled C++ loop
 (`resnorm.recursion.cpu`), on GPUs Triton kernels (`resnorm.recursion.cuda`); elsewhere the recursion runs as written.
+`fuse` puts them under the blocks of a model.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ def fuse(module: nn.Module) -> nn.Module:
     """
     for child in module.modules():
         # A block is what has a plan: its steps, segment by segment.
-        if isinstance(plan := getattr(child, "plan", None), tuple):
+        plan = getattr(child, "plan", None)
+        if isinstance(plan, tuple) and all(hasattr(step, "apply") for steps in plan for step in steps):
             child.plan = tuple(_fused(steps, child._modules) for steps in plan)
     return module
 
@@ -70,7 +71,8 @@ def _fused(steps: tuple[Any, ...], modules: dict[str, nn.Module]) -> tuple[Any, 
 
 
 def _watched(modules: list[nn.Module]) -> bool:
-    return any(GLOBAL_HOOKS) or any(getattr(one, hooks) for one in modules for hooks in HOOKS)
+    # Other libraries put a function of their own in the place of one module's forward.
+    return any(GLOBAL_HOOKS) or any("forward" in one.__dict__ or any(getattr(one, hooks) for hooks in HOOKS) for one in modules)
 
 
 def _run(x: Tensor, h: Tensor, norms: list[nn.Module]) -> Tensor | None:

@@ -239,6 +239,7 @@ def with_dropout(word: str, branches: Iterable[str] = tuple(BRANCHES)) -> str:
 
     Raises `WordError` for a word that makes no block, and `ValueError` for a letter that is no branch.
     """
+    branches = tuple(branches)
     if unknown := [letter for letter in branches if letter not in BRANCHES]:
         raise ValueError(f"with_dropout: {unknown[0]!r} is no branch; the branches are {', '.join(BRANCHES)}")
     letters = {letter.position for segment in parse(word) for letter in letters_of(segment.steps) if letter.symbol in branches}

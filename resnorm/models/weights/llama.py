@@ -92,8 +92,8 @@ CONFIGURATION = Configuration(
 OLMO2_CONFIGURATION = replace(
     CONFIGURATION, types=("olmo2",), others={"olmo3": "OLMo 3 attends to a window in most layers"},
     fields=CONFIGURATION.fields | {"rms_norm_eps": Told("eps", 1e-5)},
-    silent="the number of heads, eps, the activation, the base and scaling of the rotary positions, and whether these are the names "
-    "of OLMo 3, which attends to a window",
+    silent="the number of heads, eps, the activation, the base and scaling of the rotary positions, and whether these are the "
+    "names of OLMo 3, which attends to a window",
 )  # fmt: skip
 
 

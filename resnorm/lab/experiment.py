@@ -14,8 +14,9 @@ _OF_THE_MACHINE = {"root", "path", "download"}
 
 # An epoch's order is drawn from a million times the seed, and torch takes 64 bits.
 SEEDS = 2**40
-# Settings of models that are whole numbers.
-COUNTS = ("depth", "width", "heads", "patch", "growth", "order")
+# Settings of models that are whole numbers, and those of them that no model takes below 1.
+SIZES = ("width", "heads", "patch", "growth")
+COUNTS = (*SIZES, "depth", "order")
 
 
 @dataclass(frozen=True)
@@ -161,18 +162,18 @@ def _options(function: Any) -> tuple[list[str], bool]:
 
 
 def _check_types(what: str, given: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """What stands where a number, a truth value or a text stands by default is one too."""
+    """What stands where a number, a truth value or a text stands by default is one too, and a size is a size."""
     kinds = ((bool, (bool,), "true or false"), ((int, float), (int, float), "a number"), (str, (str,), "a text"))
     for name, value in given.items():
-        if value is None:
+        default = defaults.get(name)
+        allowed, words = next(((types, words) for kind, types, words in kinds if isinstance(default, kind)), (None, ""))
+        if name in COUNTS and name in defaults:
+            allowed, words = (int,), "a whole number" + (" above 0" if name in SIZES else "")
+        if allowed is None or value is None and default is None:
             continue
-        for kind, allowed, words in kinds:
-            if isinstance(defaults.get(name), kind):
-                if name in COUNTS:
-                    allowed, words = (int,), "a whole number"
-                if type(value) not in allowed:
-                    raise ValueError(f"{what} has {name}={value!r}; give {words}, such as {json.dumps(defaults[name])}")
-                break
+        if type(value) not in allowed or name in SIZES and value < 1:
+            example = "" if default is None or default is inspect.Parameter.empty else f", such as {json.dumps(default)}"
+            raise ValueError(f"{what} has {name}={value!r}; give {words}{example}")
 
 
 def _named(registry: dict[str, Any], settings: dict[str, Any], what: str) -> Any:
@@ -184,12 +185,15 @@ def _named(registry: dict[str, Any], settings: dict[str, Any], what: str) -> Any
 def _check_task(task: dict[str, Any]) -> None:
     from resnorm.data import DATA_SETS
 
-    names, anything = _options(_named(DATA_SETS, task, "task"))
+    function = _named(DATA_SETS, task, "task")
+    names, anything = _options(function)
     machine = _OF_THE_MACHINE & set(task)
     if machine:
         raise ValueError(f"the task has {machine.pop()!r}, which differs by machine: set RESNORM_DATA instead")
     if not anything:
         _check_keys(f"the task {task['name']!r}", task, {"name", *names} - _OF_THE_MACHINE)
+    defaults = {name: item.default for name, item in inspect.signature(function).parameters.items()}
+    _check_types(f"the task {task['name']!r}", task, defaults)
 
 
 def _check_model(model: dict[str, Any]) -> None:

@@ -110,7 +110,9 @@ def text_file(
     text = "\n".join(lines_of(path, "Give the path of a text in UTF-8."))
     if unit == "characters":
         if vocabulary is not None:
-            raise ValueError(f"vocabulary={vocabulary!r} of text_file: characters are all taken; leave it out, or take unit='words'")
+            raise ValueError(
+                f"vocabulary={vocabulary!r} of text_file: characters are all taken; leave it out, or take unit='words'"
+            )
         return windows_of(path.stem, text, context, validation, test)
     if unit != "words":
         raise ValueError(f"unit={unit!r} of text_file: allowed are 'characters' and 'words'")
@@ -148,7 +150,9 @@ def text_pairs(
             pairs[split], rest = rest[:count], rest[count:]
     pairs["train"] = rest
     if not rest:
-        raise ValueError(f"validation={validation!r} and test={test!r} leave nothing of {examples} pairs to train on: take smaller shares")
+        raise ValueError(
+            f"validation={validation!r} and test={test!r} leave nothing of {examples} pairs to train on: take smaller shares"
+        )
     name = Path(source).stem
     if unit == "subwords":
         return subword_pairs(name, pairs, 8000 if vocabulary is None else vocabulary, longest)
@@ -167,13 +171,16 @@ def _pair(inputs: Any, targets: Any, what: str) -> Split:
     if inputs.is_floating_point() and inputs.dim() == 2:
         rows = (~inputs.isfinite()).any(1).nonzero().flatten()
         if len(rows):
-            raise ValueError(f"{what} are not finite in {len(rows)} rows, first in row {rows[0].item()}: repair them, or leave them out")
+            raise ValueError(
+                f"{what} are not finite in {len(rows)} rows, first in row {rows[0].item()}: repair them, or leave them out"
+            )
         return inputs.float(), targets.long()
     if inputs.dtype == torch.uint8 and inputs.dim() == 4:
         return inputs, targets.long()
     if not inputs.is_floating_point() and inputs.dtype != torch.bool and inputs.dim() == targets.dim() == 2:
         return inputs.long(), targets.long()
-    advice = ": pixels from 0 to 1 become (x * 255).round().to(torch.uint8)" if inputs.is_floating_point() and inputs.dim() == 4 else ""
+    pixels = inputs.is_floating_point() and inputs.dim() == 4
+    advice = ": pixels from 0 to 1 become (x * 255).round().to(torch.uint8)" if pixels else ""
     raise ValueError(
         f"{what} are {inputs.dtype} with shape {tuple(inputs.shape)}; give images as uint8 (examples, channels, size, size), "
         f"features as floating point (examples, features), or tokens as integers (examples, context){advice}"
@@ -208,7 +215,9 @@ def _checked(name: str, splits: dict[str, Split]) -> DataSet:
     if targets.dim() == 2:
         tokens = torch.cat([tokens.flatten() for tokens, _ in splits.values()])
         if (tokens < 0).any() or ((everything < 0) & (everything != NOT_SCORED)).any():
-            raise ValueError(f"{name} has tokens below 0: give tokens of 0 or more, and {NOT_SCORED} for targets that are not scored")
+            raise ValueError(
+                f"{name} has tokens below 0: give tokens of 0 or more, and {NOT_SCORED} for targets that are not scored"
+            )
         spec = dict(vocabulary=int(torch.cat([tokens, everything]).max()) + 1, context=inputs.shape[1])
         return DataSet(name, "sequences", **splits, spec=spec)
     classes = int(everything.max()) + 1 if len(everything) else 0
@@ -220,7 +229,9 @@ def _checked(name: str, splits: dict[str, Split]) -> DataSet:
     if inputs.dim() == 2:
         return DataSet(name, "features", **splits, spec=dict(inputs=inputs.shape[1], size=1, classes=classes))
     if inputs.shape[2] != inputs.shape[3]:
-        raise ValueError(f"{name} has images of {inputs.shape[2]} x {inputs.shape[3]} pixels: models take squares; cut or scale them")
+        raise ValueError(
+            f"{name} has images of {inputs.shape[2]} x {inputs.shape[3]} pixels: models take squares; cut or scale them"
+        )
     return DataSet(name, "images", **splits, spec=dict(inputs=inputs.shape[1], size=inputs.shape[2], classes=classes))
 
 

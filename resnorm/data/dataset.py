@@ -30,8 +30,8 @@ class DataSet:
         targets int64 tokens (examples, target tokens), each ended by END and filled with -100.
 
     ``spec`` holds what a model is built from: ``inputs`` (channels), ``size`` (pixels a side) and ``classes`` for
-    images, and for features, of ``size`` 1; ``vocabulary``, ``context`` (of pairs: the longest row of any split) and, where a token is a character,
-    ``symbols`` (character i is token i) for the others.
+    images, and for features, of ``size`` 1; ``vocabulary``, ``context`` (of pairs: the longest row of any split) and, where a
+    token is a character, ``symbols`` (character i is token i) for the others.
     ``mean`` and ``std`` are per channel, of the training split, in units of the largest pixel value (255); or per feature.
     ``detokenise`` gives the text of a list of tokens that are no characters. ``sources`` and ``references`` are the
     sentences of the validation and the test split as they were before they became tokens, in the order of the rows.

@@ -146,7 +146,7 @@ def last_gradient(word, depth, seed, width=64, count=64, classes=32):
     init.xavier(stack, query=0.0, key=0.0)
     torch.nn.init.xavier_normal_(head.weight)
     seen = []
-    last = next(part for name, part in stack.blocks[-1].named_children() if name.endswith("M"))
+    *_, last = stack.parts("M")
     last.output.register_forward_hook(lambda _, given, made: seen.extend((given[0], made)))
     logits = head(stack(torch.nn.functional.layer_norm(torch.randn(count, 1, width), (width,))))[:, 0]
     loss = torch.nn.functional.cross_entropy(logits, torch.randint(classes, (count,)), reduction="sum")

@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # The name of the stamp holds what is installed, so that another branch or another version installs again.
 INSTALLED := $(VENV)/installed-$(shell cat $(REQUIREMENTS) pyproject.toml | cksum | tr ' ' '-')
 PEERS := $(INSTALLED)-peers-$(shell cksum < benchmarks/requirements.txt | tr ' ' '-')
-BENCHMARKS := training_loops language_model engine recursive_skip costs placements cuda_graph load_weights
+BENCHMARKS := training_loops language_model engine recursive_skip costs placements cuda_graph load_weights channels_last convert_norm
 
 .DEFAULT_GOAL := help
 .PHONY: help book chapters test bench notebooks screenshots clean distclean

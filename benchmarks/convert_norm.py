@@ -1,6 +1,7 @@
 """`convert_norm` on the models of torchvision and timm: what converts and runs, and what is refused with which reason.
 
     python -m benchmarks.convert_norm              results/benchmarks/convert_norm.json; goes on where it was stopped
+    python -m benchmarks.convert_norm --quick      two small models: prints and writes nothing
     python -m benchmarks.convert_norm --only resnet --folder /tmp/here
 
 Every model of torchvision, and of every family of timm two models that are called small and those that are named after
@@ -11,6 +12,7 @@ refusal; and **silently wrong** where it runs and eval differs from a pass of it
 """
 
 import argparse
+import contextlib
 import copy
 import gc
 import json
@@ -43,14 +45,18 @@ CONVERSIONS: dict[str, tuple[Any, str]] = {
 }
 # Smaller than published where the sizes are free: what is tried is the norms.
 TORCHVISION: dict[str, dict[str, Any]] = {
-    r"vit_": dict(image_size=64), r"vit_b_32|vit_l_32": dict(image_size=64), r"vit_h_14": dict(image_size=56),
+    r"^vit_[bl]": dict(image_size=64), r"^vit_h": dict(image_size=56),
     r"mvit_": dict(spatial_size=(64, 64), temporal_size=8), r"rcnn|retinanet|fcos|ssd": dict(num_classes=3),
     r"rcnn|retinanet|fcos": dict(min_size=64, max_size=96), r"googlenet|inception_v3": dict(init_weights=False),
     r"inception_v3": dict(aux_logits=False), r"quantized_": dict(quantize=False),
 }  # fmt: skip
 
 
-SMALL = ("test", "atto", "femto", "pico", "nano", "xxt", "xxs", "tiny", "_xs", "mini", "micro", "small", "_s", "lite", "_t", "_0", "18", "26", "50")
+SMALL = ("test", "atto", "femto", "pico", "nano", "xxt", "xxs", "tiny", "_xs", "mini",
+         "micro", "small", "_s", "lite", "_t", "_0", "18", "26", "50")  # fmt: skip
+# Above the first number a model is tried with one conversion of each kind of norm, above the second one of timm not at all.
+BIG, LARGE = 20_000_000, 120_000_000
+OTHER_TASKS = ("detection", "segmentation", "video", "optical_flow", "quantization")
 NAMED_AFTER_A_NORM = r"_gn|_ln|_rms|_bn|_frn|_evo|norm|_abn|_iabn"
 
 
@@ -61,7 +67,7 @@ def torchvision_models() -> Iterator[tuple[str, str, Callable[[], nn.Module], li
     for name in torchvision.models.list_models():
         options = {key: value for pattern, more in TORCHVISION.items() if re.search(pattern, name) for key, value in more.items()}
         module = torchvision.models.get_model_builder(name).__module__.removeprefix("torchvision.models.")
-        kind = module.split(".")[0] if module.split(".")[0] in ("detection", "segmentation", "video", "optical_flow", "quantization") else "classification"
+        kind = module.split(".")[0] if module.startswith(OTHER_TASKS) else "classification"
         if kind in ("detection", "segmentation"):
             options |= dict(weights_backbone=None)
 
@@ -75,11 +81,12 @@ def torchvision_models() -> Iterator[tuple[str, str, Callable[[], nn.Module], li
             target |= dict(keypoints=torch.tensor([[[20.0, 20.0, 1.0]] * 17])) if "keypoint" in name else {}
             inputs = [([image(0, size)[0], image(1, size)[0]], [dict(target), dict(target)])]
         elif kind == "video":
-            inputs = [(torch.stack([image(frame, size) for frame in range(frames)], 2),) for frames, size in ((8, 64), (16, 64), (16, 224))]
+            sizes = ((8, 64), (16, 64), (16, 224))
+            inputs = [(torch.stack([image(frame, size) for frame in range(frames)], 2),) for frames, size in sizes]
         elif kind == "optical_flow":
             inputs = [(image(0, 128), image(1, 128))]
         else:
-            inputs = [(image(0, size),) for size in (options.get("image_size", 64), 96, 224)]
+            inputs = [(image(0, size),) for size in (options.get("image_size", 32), 64, 96, 224)]
         yield kind, name, build, inputs
 
 
@@ -105,9 +112,12 @@ def _timm_model(name: str) -> tuple[Callable[[], nn.Module], list[tuple]]:
     sizes = sorted({min(64, size), min(128, size), size}) if not (configuration and configuration.fixed_input_size) else [size]
 
     def build() -> nn.Module:
+        if sizes == [size] and size > 64 and "crossvit" not in name:
+            with contextlib.suppress(Exception):
+                return timm.create_model(name, num_classes=5, img_size=64)  # attention that takes another grid
         return timm.create_model(name, num_classes=5)
 
-    return build, [(image(0, size),) for size in sizes]
+    return build, [(image(0, one),) for one in sorted({min(64, size), *sizes})]
 
 
 def image(seed: int, size: int) -> torch.Tensor:
@@ -167,6 +177,8 @@ def rows_of(library: str, family: str, name: str, build: Callable[[], nn.Module]
         model = built(build)
     except Exception as error:
         return [row | dict(outcome="not built", reason=f"{type(error).__name__}: {error}"[:300])]
+    if library == "timm" and sum(parameter.numel() for parameter in model.parameters()) > LARGE:
+        return [row | dict(outcome="larger than 120 million parameters")]
     problems = []
     for one in inputs:
         try:
@@ -178,7 +190,9 @@ def rows_of(library: str, family: str, name: str, build: Callable[[], nn.Module]
     else:
         return [row | dict(outcome="does not run itself", reason=problems[-1][:300])]
     size = list(torch.utils._pytree.tree_leaves(one)[0].shape)
-    rows = [(conversion, outcome(model, conversion, one, before)) for conversion in CONVERSIONS]
+    few = sum(parameter.numel() for parameter in model.parameters()) > BIG
+    conversions = ("batch to group", "layer to rms", "group to layer") if few else CONVERSIONS
+    rows = [(conversion, outcome(model, conversion, one, before)) for conversion in conversions]
     found = [row | dict(conversion=conversion, input=size) | made for conversion, made in rows if made is not None]
     for made in found:
         made.update({key: value[:300] for key, value in made.items() if key == "reason"})
@@ -187,10 +201,13 @@ def rows_of(library: str, family: str, name: str, build: Callable[[], nn.Module]
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="models whose name has this in it")
+    parser.add_argument("--only", default="", help="models whose name this pattern finds")
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--libraries", default="torchvision,timm")
     parser.add_argument("--folder", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
+    if options.quick:
+        options.only = "^resnet18$|^test_vit$"
     torch.set_num_threads(1)
     import timm
     import torchvision
@@ -203,14 +220,15 @@ def main(arguments: list[str] | None = None) -> None:
         if library not in options.libraries:
             continue
         for family, name, build, inputs in models():
-            if options.only not in name or (library, name) in done:
+            if not re.search(options.only, name) or ((library, name) in done and not options.quick):
                 continue
             start = perf_counter()
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")
                 made = rows_of(library, family, name, build, inputs)
             rows += made
-            write(NAME, settings, rows, options.folder)
+            if not options.quick:
+                write(NAME, settings, rows, options.folder)
             summary = ", ".join(f"{row.get('conversion', '')} {row['outcome']}" for row in made)
             print(f"{library} {name} ({perf_counter() - start:.0f} s): {summary}", flush=True)
             gc.collect()

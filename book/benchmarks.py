@@ -459,6 +459,71 @@ def _loop_parts(rate: str, *kinds: str) -> dict[str, Callable[[Content, Path], s
     return made | {kind: _kind(kind) for kind in kinds}
 
 
+# -------------------------------------------------------------------------------- other people's models with other norms
+
+_OUTCOMES = ("converted", "refused", "refused on the example", "silently wrong", "broken")
+_REASONS = {
+    r" reads ": "another module reads the norm's parameters",
+    r"has no single width|has a gain of shape": "the norm has no single width",
+    r"works along": "the new norm works along another axis only",
+    r"computes none of|computes more in training": "the norm computes something of its own",
+    r"beside gain and bias|more than its input|holds modules that": "the norm takes or holds more than a norm does",
+    r"leave one value a group|has one or none|of one feature": "a statistic of a single value",
+    r"is not finite": "not finite: running statistics that no training has filled",
+    r"holds it in a plain": "the norm is held outside of the modules",
+}
+
+
+def _tried(content: Content) -> list[Content]:
+    return [row for row in content["rows"] if row["outcome"] in _OUTCOMES]
+
+
+def _conversion_summary(content: Content, folder: Path) -> str:
+    rows, libraries = _tried(content), dict.fromkeys(row["library"] for row in content["rows"])
+    tried = {library: len({row["model"] for row in rows if row["library"] == library}) for library in libraries}
+    models = " and ".join(f"{count} of {library} {content['settings'].get(library, '')}".strip() for library, count in tried.items())
+    counts = {outcome: sum(row["outcome"] == outcome for row in rows) for outcome in _OUTCOMES}
+    return (
+        f"{len(rows)} conversions were tried, on {models}: {counts['converted']} gave a model that passes the check, "
+        f"{counts['refused'] + counts['refused on the example']} were refused, {counts['silently wrong']} were silently wrong, "
+        f"and {counts['broken']} ended in any other way.\n\n{_machine(content, folder)}"
+    )
+
+
+def _conversion_counts(content: Content, folder: Path) -> str:
+    rows = _tried(content)
+    groups = dict.fromkeys((row["library"], row["conversion"]) for row in rows)
+    counted = []
+    for library, conversion in groups:
+        of = [row["outcome"] for row in rows if (row["library"], row["conversion"]) == (library, conversion)]
+        counted.append(dict(library=library, conversion=conversion, models=len(of)) | {one: of.count(one) for one in _OUTCOMES})
+    shown = [one for one in _OUTCOMES if one != "broken" or any(row[one] for row in counted)]
+    return table(counted, {key: key for key in ("library", "conversion", "models", *shown)})
+
+
+def _conversion_reasons(content: Content, folder: Path) -> str:
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in _tried(content):
+        if row["outcome"] != "converted":
+            reason = next((words for pattern, words in _REASONS.items() if re.search(pattern, row["reason"])), row["reason"])
+            found.setdefault((row["conversion"], reason), []).append(row["model"])
+    rows = [
+        dict(conversion=conversion, reason=reason, models=len(models), such_as=f"`{models[0]}`")
+        for (conversion, reason), models in sorted(found.items(), key=lambda pair: (pair[0][0], -len(pair[1])))
+    ]
+    columns = {key: heading(key) for key in ("conversion", "reason", "models", "such_as")}
+    return table(rows, columns) if rows else "None was refused."
+
+
+def _conversion_untried(content: Content, folder: Path) -> str:
+    rows = [row for row in content["rows"] if row["outcome"] not in _OUTCOMES]
+    lines = []
+    for outcome in dict.fromkeys(row["outcome"] for row in rows):
+        models = [f"`{row['model']}`" for row in rows if row["outcome"] == outcome]
+        lines.append(f"- {outcome[0].upper()}{outcome[1:]} ({len(models)}): {', '.join(models)}.")
+    return "\n".join(lines) or "Every model was tried."
+
+
 PARTS: dict[str, dict[str, Callable[[Content, Path], str]]] = {
     "training_loops": _loop_parts("images_per_second", "pipeline", "overhead", "depth", "data") | dict(limit=_limit),
     "language_model": _loop_parts("tokens_per_second") | dict(others=_other_kinds),
@@ -468,6 +533,9 @@ PARTS: dict[str, dict[str, Callable[[Content, Path], str]]] = {
     "cuda_graph": dict(table=_everything),
     "load_weights": dict(summary=_loaded_summary, table=_loaded_table),
     "load_language_weights": dict(summary=_language_summary),
+    "convert_norm": dict(summary=_conversion_summary, counts=_conversion_counts, reasons=_conversion_reasons,
+                         untried=_conversion_untried),
+    "channels_last": dict(table=_everything),
 }
 
 

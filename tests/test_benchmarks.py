@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import language_model, load_language_weights, placements, training_loops
+from benchmarks import channels_last, convert_norm, language_model, load_language_weights, placements, training_loops
 from benchmarks.peers import LOOPS, OURS, Task, batches
 from benchmarks.turns import Clock, Process, chosen, first_round, speed_rows
 from resnorm import lab
@@ -299,3 +299,38 @@ def test_loaded_weights_have_an_outcome_for_each_way():
     row = load_weights.outcomes(network, 32, load_weights.plain(call))
     assert list(row["outcomes"].values()) == ["refused", "refused", "unchecked", "unchecked", "refused"]
     assert "antialias='blur'" in row["reason"] and "anti-aliasing" in row["said"]
+class Sly(nn.Module):
+    """Reads its norm where no reader of its source sees it, and does not call it in eval."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        norm, x = vars(self)["_modules"]["norm"], self.first(x)
+        return norm(x) if self.training or norm._forward_hooks else x * norm.weight[:, None, None]
+
+
+def test_a_model_that_changes_silently_is_counted_as_such():
+    image = [(convert_norm.image(0, 16),)]
+    rows = convert_norm.rows_of("own", "sly", "sly", Sly, image)
+    assert rows[0]["outcome"] == "does not run itself", "even before"
+    made = convert_norm.built(lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.Flatten()))
+    before = convert_norm.passes(made, image[0], {})
+    assert convert_norm.outcome(made, "layer to rms", image[0], before) is None
+    assert convert_norm.outcome(made, "batch to layer", image[0], before) == dict(outcome="converted")
+    sly = convert_norm.built(Sly)
+    assert convert_norm.outcome(sly, "batch to layer", image[0], before)["outcome"] == "silently wrong"
+
+
+def test_every_model_of_torchvision_and_enough_of_timm_are_in_the_list():
+    timm, torchvision = pytest.importorskip("timm"), pytest.importorskip("torchvision")
+    names = [name for _, name, *_ in convert_norm.torchvision_models()]
+    assert names == torchvision.models.list_models()
+    chosen = {name: family for family, name, *_ in convert_norm.timm_models()}
+    assert len(chosen) >= 150 and len(set(chosen.values())) > 90 and set(chosen) <= set(timm.list_models())
+
+
+def test_channels_last_is_measured_beside_torch():
+    row = channels_last.row("instance", (2, 8, 6, 6), 1000, rounds=2, repeat=1)
+    assert row["error"] < 1e-3 < row["torch_error"] and row["time"] > 0 < row["time_and_backward"]

@@ -377,6 +377,29 @@ def test_summary_compares_what_was_compared(tmp_path, measured):
     )
 
 
+def test_page_on_changed_norms_counts_what_was_recorded(tmp_path):
+    source = (ROOT / "book/convert_norm.md").read_text(encoding="utf-8")
+    text, missing = benchmarks.fill(source, {}, tmp_path)
+    assert missing == benchmarks.PLACEHOLDER.findall(source) and "{{" not in text
+    one = dict(library="timm", family="resnet", conversion="batch to layer", outcome="converted")
+    rows = [dict(one, model="a"), dict(one, model="b"),
+            dict(one, model="c", outcome="refused", reason="A.forward reads bn.eps, so"),
+            dict(one, model="d", outcome="refused on the example", reason="the forward pass in eval is not finite"),
+            dict(library="timm", family="vgg", model="e", outcome="no norm of these kinds")]  # fmt: skip
+    content = dict(name="convert_norm", provenance=dict(date="2026-11-30"), settings=dict(timm="1.0"), rows=rows)
+    text, _ = benchmarks.fill(source, dict(convert_norm=content), tmp_path)
+    assert "4 conversions were tried, on 4 of timm 1.0: 2 gave a model that passes the check, 2 were refused, 0 were" in text
+    assert "| timm | batch to layer | 4 | 2 | 1 | 1 | 0 |" in text and "- No norm of these kinds (1): `e`." in text
+    assert "| batch to layer | another module reads the norm's parameters | 1 | `c` |" in text
+
+
+def test_page_on_changed_norms_has_no_silent_change(tmp_path):
+    text, missing = benchmarks.fill(
+        (ROOT / "book/convert_norm.md").read_text(encoding="utf-8"), benchmarks.read(ROOT / "results/benchmarks"), tmp_path
+    )
+    assert not missing and " 0 were silently wrong, and 0 ended in any other way" in text
+
+
 def test_page_on_training_fast_explains_what_the_engine_keeps():
     from benchmarks import engine
 

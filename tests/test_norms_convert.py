@@ -350,8 +350,8 @@ def test_gains_that_are_offsets_from_one():
 def test_language_models_of_hugging_face(name):
     """To the same kind of norm: the same function, whatever the class stores; to another kind: it runs."""
     transformers = pytest.importorskip("transformers")
-    sizes = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=8)
-    sizes |= dict(bos_token_id=0, eos_token_id=1, pad_token_id=2)
+    sizes = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2)
+    sizes |= dict(head_dim=8, bos_token_id=0, eos_token_id=1, pad_token_id=2)
     sizes = dict(d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2) if name == "T5" else sizes
     config = getattr(transformers, f"{name}Config")(vocab_size=20, **sizes)
     model = moved(getattr(transformers, "T5EncoderModel" if name == "T5" else f"{name}Model")(config)).eval()
@@ -386,8 +386,9 @@ def test_a_norm_that_cannot_be_read_is_refused(norm, of, says):
     assert model[0] is norm
 
 
-@pytest.mark.parametrize("name", ["BatchNormAct2d", "GroupNormAct", "GroupNorm1Act", "LayerNormAct", "LayerNormAct2d", "RmsNormAct2d",
-                                  "FrozenBatchNormAct2d", "LayerNorm2d", "RmsNorm", "RmsNorm2d", "LayerNormFp32", "GroupNorm1"])  # fmt: skip
+@pytest.mark.parametrize("name", ["BatchNormAct2d", "GroupNormAct", "GroupNorm1Act", "LayerNormAct", "LayerNormAct2d",
+                                  "RmsNormAct2d", "FrozenBatchNormAct2d", "LayerNorm2d", "RmsNorm", "RmsNorm2d", "LayerNormFp32",
+                                  "GroupNorm1"])  # fmt: skip
 def test_norms_of_timm_keep_activation_axis_and_gain(name):
     cls = getattr(timm.layers, name, None) or getattr(timm.layers.norm_act, name)
     options = dict(act_layer=nn.Tanh) if "Act" in name else {}
@@ -421,8 +422,8 @@ def test_an_encoder_s_fused_path_does_not_take_the_new_norm_for_a_layer_norm(to,
     layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True, norm_first=first)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about nested tensors, before anything of ours
-        model = moved(nn.Transformer(16, 2, 2, 1, 32, dropout=0.0, batch_first=True, norm_first=first, custom_encoder=nn.TransformerEncoder(layer, 2)))
-    model = convert_norm(model.encoder, to, of="layer")
+        model = moved(nn.TransformerEncoder(layer, 2))
+    convert_norm(model, to, of="layer")
     x = 3 + 2 * torch.randn(4, 5, 16)
     model.train()(x)  # running statistics of their own
     padding = torch.arange(5).expand(4, 5) >= torch.tensor([[5], [3], [4], [5]])

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from resnorm.norms.checking import compare, passes
-from resnorm.norms.modules import DynamicTanh, NoNorm
+from resnorm.norms.modules import DynamicTanh, LayerNorm, NoNorm
 from resnorm.norms.names import NORMS, norm
 from resnorm.norms.reading import KINDS, STATISTICS, OldNorm, is_norm, read_norm
 from resnorm.norms.readers import readers
@@ -40,59 +40,58 @@ def convert_norm(
     `convert_norm(torchvision.models.resnet50(), "group(groups=32)")` makes its batch norms into group norms.
     `to`: a name with options as for `norm`, or a function of the width that returns a module, such as
     `lambda width: nn.GroupNorm(math.gcd(32, width), width)`. `of`: which norms are replaced: a kind ("batch", "group",
-    "instance", "layer", "rms"), a class of modules, or a tuple of them. Subclasses count, and so do classes of other libraries
-    that call themselves norms and compute the kind's equation, such as Hugging Face's LlamaRMSNorm; every class that is not
-    torch's is tried out on random inputs. It is another function: a trained model has to be trained further.
+    "instance", "layer", "rms"), a class of modules, or a tuple of them. Subclasses count, and so do classes of other
+    libraries that call themselves norms and compute the kind's equation, such as Hugging Face's LlamaRMSNorm: every class
+    that is not torch's is tried out on random inputs. It is another function: a trained model has to be trained further.
 
-    Kept are: gain and bias, as the same parameters (a gain that is stored as an offset from 1 becomes a new one), and their
-    absence; dtype and device, meta too; the training flag and `requires_grad`; hooks, whose handles still remove them; a norm that stands in
-    several places as one; the modules that a fused norm calls after itself (the activation of timm's BatchNormAct2d); and the axis:
-    where the old norm works along axis 1 (batch, group, instance, the layer norms of images), "layer", "rms" and "dyt" are built
-    as "layer2d", "rms2d" and "dyt2d", and where it works along the last axis, these as those, and "batch" with `dim=-1`.
-    From batch norm to batch norm `momentum`, the running statistics or their absence are kept too.
-    Not kept are: `eps`, running statistics in a norm that has none, a gain or a bias that the new norm has no place for
-    (a bias in "rms", both in "none"). "none" returns a copy of its input, so that an activation in place cannot reach the skip.
+    Kept are gain and bias, as the same parameters, and their absence (a gain that is stored as an offset from 1 becomes a
+    new one); dtype and device, meta too; the training flag and `requires_grad`; hooks, whose handles still remove them; a norm
+    that stands in several places as one; the modules that a fused norm calls after itself (the activation of timm's
+    BatchNormAct2d); and the axis: for a norm along axis 1 (batch, group, instance, the layer norms of images) "layer",
+    "rms" and "dyt" are built as "layer2d", "rms2d" and "dyt2d", for one along the last axis these as those, and "batch" with
+    `dim=-1`. From batch norm to batch norm `momentum` and the running statistics, or their absence, are kept too.
+    Not kept are `eps`, running statistics in a norm that has none, and a gain or bias that the new norm has no place for
+    (a bias in "rms", both in "none"). "none" returns a copy of its input, so that an activation in place cannot reach the
+    skip. In `nn.TransformerEncoderLayer` the fused path, which computes a layer norm with the norms' parameters, and in
+    `nn.TransformerEncoder` the nested tensors are switched off (`activation_relu_or_gelu`, `use_nested_tensor`).
 
-    In `nn.TransformerEncoderLayer` the fused path, and in `nn.TransformerEncoder` the nested tensors, which read the norms' parameters and compute
-    a layer norm, are switched off (`activation_relu_or_gelu`, `use_nested_tensor`).
-    `example`: an input of the model, or a tuple or dict of inputs: then `check_conversion` runs before and after.
-
-    Raises `ValueError`, and changes nothing, where the model has no such norm or the kind is unknown; and with the layer's name and
-    the reason where a norm cannot be built for a width or an axis, is lazy, has no single width, is called with more than its input, computes something else
-    than its kind, or where another module reads its parameters or holds it outside of its children; and where the check of an example fails.
-    `TypeError` for an option that the normaliser lacks. Citation: wu2018group.
+    `example`: an input of the model, a tuple of inputs, or a dict of keywords: then the model is called before and after, as
+    in `check_conversion`.
+    Shapes: the new norm takes what the old one took.
+    Raises `ValueError`, and changes nothing, where the model has no such norm or the kind is unknown; with the layer's name
+    where a norm cannot be built for a width or an axis, where the old one is lazy, has no single width, takes more than its
+    input or computes something else, and where another module reads its parameters or holds it in a plain list; and where
+    the check of the example fails. `TypeError` for an option that the normaliser lacks. Citation: wu2018group.
     """
     kinds = of if isinstance(of, tuple) else (of,)
-    inputs, options = (example if isinstance(example, tuple) else (), example) if isinstance(example, tuple | dict) else ((example,), {})
-    options = options if isinstance(options, dict) else {}
-    places = [
-        (f"{name}.{child}".lstrip("."), parent, child, module)
-        for name, parent in model.named_modules(remove_duplicate=False)
-        for child, module in parent._modules.items()
-        if any(is_norm(module, kind) for kind in kinds)
-    ]
-    alone = any(is_norm(model, kind) for kind in kinds)
-    if alone:
-        places = [("", None, "", model)]
+    classes = tuple(kind for kind in kinds if isinstance(kind, type))
+    places = _places(model, kinds)
     if not places:
-        found = sorted({type(module).__name__ for module in model.modules() if "Norm" in type(module).__name__})
-        raise ValueError(f"{type(model).__name__} has no norm of={of!r}; its norms are {', '.join(found) or 'none'}")
+        present = sorted({type(module).__name__ for module in model.modules() if "Norm" in type(module).__name__})
+        raise ValueError(f"{type(model).__name__} has no norm of={of!r}; its norms are {', '.join(present) or 'none'}")
+    inputs, options = (), {}
+    if isinstance(example, dict):
+        options = example
+    elif example is not None:
+        inputs = example if isinstance(example, tuple) else (example,)
     before = None if example is None else passes(model, inputs, options)
+
     new: dict[nn.Module, nn.Module] = {}
-    for name, _, _, module in places:
+    for name, parent, _, module in places:
         try:
             if module not in new:
-                new[module] = _converted(module, to, model, name, any(isinstance(module, one) for one in kinds if isinstance(one, type)))
-            if reasons := [] if alone else list(dict.fromkeys(readers(model, name, new[module]))):
-                raise ValueError(f"{'; '.join(reasons)}, so that a norm in its place would not be called, or not as it is")
+                new[module] = _converted(module, to, model, name, any_function=isinstance(module, classes))
+            if parent is not None and (reads := list(dict.fromkeys(readers(model, name, new[module])))):
+                raise ValueError(f"{'; '.join(reads)}, so that a norm in its place would not be called, or not as it is")
         except ValueError as error:
             raise ValueError(f"the norm {name or type(module).__name__!r} cannot be converted: {error}") from None
     _not_held_elsewhere(model, {module: name for name, _, _, module in reversed(places)})
+
     changes = [(parent, child, new[module]) for _, parent, child, module in places if parent is not None]
     changes += _switches(model, changes)
     undo = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
     _make(changes, new)
-    converted = new[model] if alone else model
+    converted = new.get(model, model)
     if before is not None:
         try:
             compare(passes(converted, inputs, options), before)
@@ -102,9 +101,23 @@ def convert_norm(
     return converted
 
 
-def _converted(module: nn.Module, to: str | Callable[[int], nn.Module], model: nn.Module, name: str, of_class: bool) -> nn.Module:
+def _places(model: nn.Module, kinds: tuple) -> list[tuple[str, nn.Module | None, str, nn.Module]]:
+    """Name, parent, name within the parent, and norm, of every place of a norm of these kinds; the model itself has no parent."""
+    if any(is_norm(model, kind) for kind in kinds):
+        return [("", None, "", model)]
+    return [
+        (f"{name}.{child}".lstrip("."), parent, child, module)
+        for name, parent in model.named_modules(remove_duplicate=False)
+        for child, module in parent._modules.items()
+        if any(is_norm(module, kind) for kind in kinds)
+    ]
+
+
+def _converted(
+    module: nn.Module, to: str | Callable[[int], nn.Module], model: nn.Module, name: str, any_function: bool
+) -> nn.Module:
     """The new norm for the place of an old one, with all that is kept of it."""
-    old = read_norm(module, any_function=of_class)
+    old = read_norm(module, any_function)
     if isinstance(to, str):
         (new, fixed), offset = _by_name(to, old), 0
     else:
@@ -133,8 +146,7 @@ def _converted(module: nn.Module, to: str | Callable[[int], nn.Module], model: n
 def _by_name(to: str, old: OldNorm) -> tuple[nn.Module, bool]:
     """A norm of ours along the axis of the old one, and whether its gain and bias were asked for in so many words."""
     name, options = call_form(to)
-    by_axis = {one: image for one, image in _BY_AXIS.items()} if old.axis == 1 else {image: one for one, image in _BY_AXIS.items()}
-    name = by_axis.get(name, name)
+    name = (_BY_AXIS if old.axis == 1 else {image: token for token, image in _BY_AXIS.items()}).get(name, name)
     if (old.axis == -1 and name in _IMAGES_ONLY) or (old.axis == 1 and name in _TOKENS_ONLY):
         along = {1: "axis 1 (channels of images)", -1: "the last axis (features of tokens)"}
         raise ValueError(f"{type(old.module).__name__} works along {along[old.axis]}, and {name!r} along {along[-old.axis]}")
@@ -175,7 +187,8 @@ def _by_function(to: Callable[[int], nn.Module], old: OldNorm) -> tuple[nn.Modul
     # On features without positions the two axes are one.
     if made.axis != old.axis and not isinstance(old.module, nn.BatchNorm1d) and not isinstance(new, NoNorm):
         raise ValueError(
-            f"{type(old.module).__name__} works along axis {old.axis}, and {type(new).__name__}, which `to` returned, along axis {made.axis}"
+            f"{type(old.module).__name__} works along axis {old.axis}, and {type(new).__name__}, which `to` returned, along "
+            f"axis {made.axis}"
         )
     return new, made.offset
 
@@ -202,7 +215,10 @@ def _carry(old: OldNorm, new: nn.Module, fixed: bool, offset: int) -> None:
 
 
 def _in_many_processes(module: nn.Module) -> bool:
-    return isinstance(module, nn.SyncBatchNorm) and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    import torch.distributed as processes
+
+    several = processes.is_available() and processes.is_initialized() and processes.get_world_size() > 1
+    return several and isinstance(module, nn.SyncBatchNorm)
 
 
 def _tensors_nearby(model: nn.Module, name: str, module: nn.Module):
@@ -243,7 +259,7 @@ def _switches(model: nn.Module, changes: list) -> list[tuple[nn.Module, str, Any
 
 
 def _fusable(new: nn.Module) -> bool:
-    return type(new).forward is nn.LayerNorm.forward and new.weight is not None and new.bias is not None
+    return type(new) in (nn.LayerNorm, LayerNorm) and new.weight is not None and new.bias is not None
 
 
 def _make(changes: list[tuple[nn.Module, str, Any]], places: dict[nn.Module, nn.Module]) -> None:

@@ -27,8 +27,9 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     """
 
     def __init__(
-        self, width: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True, dim: int = 1, track_running_stats: bool = True
-    ):
+        self, width: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True, dim: int = 1,
+        track_running_stats: bool = True,
+    ):  # fmt: skip
         if dim not in (1, -1) or isinstance(dim, bool):
             raise ValueError(f"batch norm: dim={dim!r}; the channel axis is 1 (images) or -1 (tokens)")
         if momentum is None:
@@ -199,7 +200,7 @@ def _in_layout(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     )
     # On CPU that path takes the variance as E[x^2] - E[x]^2, which loses (mean / deviation)^2 of its precision. Its mean is
     # sound: where it is large beside the deviation it is taken off first. No norm sees it, and neither does its gradient.
-    if not ((mean * scale).abs() > 8).any():
+    if not ((mean * scale).abs() > 4).any():
         return y
     shift = mean.detach().to(x.dtype).view(samples, groups, 1).expand(samples, groups, channels // groups)
     return nn.GroupNorm.forward(norm, x - shift.reshape(samples, channels, *(1,) * (x.dim() - 2)))

@@ -46,7 +46,7 @@ LAST_AXIS = ("layer", "rms", "dyt", "derf", "seed")
 
 
 def norm(name: str, width: int, **options) -> nn.Module:
-    r"""Build a normaliser by its name: $y = \gamma (x - \mu) / \sqrt{\sigma^2 + \varepsilon} + \beta$, see the table of this module.
+    r"""Build a normaliser by its name: $y = \gamma (x - \mu) / \sqrt{\sigma^2 + \varepsilon} + \beta$, see the module's table.
 
     `name`: a key of `NORMS`, or its string form with options, `"group(groups=4)"`; `width`: the number of channels or features.
     Options: `eps`; `affine` (learn $\gamma$ and $\beta$); `groups` (group); `momentum` and `dim` (batch);

@@ -1,4 +1,7 @@
-"""Which modules of a model read a norm's tensors or settings themselves, by their source: a norm in its place would not be called."""
+"""Which modules of a model read a norm's tensors or settings themselves, by their source.
+
+A norm in the place of such a one would not be called, or would be taken for what the old one was.
+"""
 
 from __future__ import annotations
 

@@ -99,7 +99,8 @@ def read_norm(old: nn.Module, any_function: bool = False) -> OldNorm:
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]  # fmt: skip
     if len(arguments) > 1:
-        raise ValueError(f"{type(old).__name__} is called with more than its input ({', '.join(arguments)}), which no other norm takes")
+        more = ", ".join(arguments)
+        raise ValueError(f"{type(old).__name__} is called with more than its input ({more}), which no other norm takes")
     tensors = {name: tensor for name, tensor in (old._parameters | old._buffers).items() if tensor is not None}
     gain, bias = (next((name for name in names if name in tensors), None) for names in (_GAINS, _BIASES))
     for name in ("weight", "bias"):
@@ -133,7 +134,8 @@ def _width(old: nn.Module, gain: Tensor | None) -> int:
     except ValueError:
         raise ValueError(f"{type(old).__name__} over {size} has no single width; leave it out with a class as `of`") from None
     if gain is not None and tuple(gain.shape) != (width,):
-        raise ValueError(f"{type(old).__name__} of width {width} has a gain of shape {tuple(gain.shape)}, which no other norm takes")
+        shape = tuple(gain.shape)
+        raise ValueError(f"{type(old).__name__} of width {width} has a gain of shape {shape}, which no other norm takes")
     return width
 
 
@@ -199,10 +201,11 @@ class _Trial:
                     bare |= {self.bias: torch.zeros_like(self.values[self.bias])} if self.bias else {}
                     if self._near(self._affine(self.call(x, **bare), axis, offset), y):
                         return None, axis, offset
-        reason = f"; the last call ended with {type(self.error).__name__}: {self.error}" if self.error and not hasattr(self, "x") else ""
+        failed = self.error is not None and not hasattr(self, "x")
+        reason = f"; the last call ended with {type(self.error).__name__}: {self.error}" if failed else ""
         raise ValueError(
-            f"{type(self.old).__name__} was tried on random inputs and computes none of {', '.join(KINDS)}, with gains as they are or "
-            f"as offsets from 1: what its gain means cannot be told{reason}"
+            f"{type(self.old).__name__} was tried on random inputs and computes none of {', '.join(KINDS)}, with gains as they "
+            f"are or as offsets from 1: what its gain means cannot be told{reason}"
         )
 
     def _same_in_training(self, kind: str, axis: int, offset: int) -> None:
@@ -220,7 +223,10 @@ class _Trial:
 
     def after(self) -> dict[str, nn.Module]:
         """The modules that the norm calls after gain and bias, by their names; `ValueError` where it does more with them."""
-        after = {name: child for name, child in self.old._modules.items() if child is not None and not isinstance(child, nn.Identity)}
+        after = {
+            name: child for name, child in self.old._modules.items()
+            if child is not None and not isinstance(child, nn.Identity)
+        }  # fmt: skip
         if after:
             try:
                 expected = self.y.clone()

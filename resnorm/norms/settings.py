@@ -59,7 +59,8 @@ def number(kind: str, name: str, value: Any, above: float | None = None, most: f
     wrong = isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value)
     if wrong or value < 0 or value > most or (above is not None and value <= above):
         allowed = "0 or more" if above is None else f"above {above}"
-        raise ValueError(f"{kind}: {name}={value!r}; {why}give a number {allowed}{f', up to {most}' if most < math.inf else ', finite'}")
+        end = f"up to {most}" if most < math.inf else "finite"
+        raise ValueError(f"{kind}: {name}={value!r}; {why}give a number {allowed}, {end}")
     return float(value)
 
 

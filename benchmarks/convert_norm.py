@@ -46,7 +46,7 @@ CONVERSIONS: dict[str, tuple[Any, str]] = {
 # Smaller than published where the sizes are free: what is tried is the norms.
 TORCHVISION: dict[str, dict[str, Any]] = {
     r"^vit_[bl]": dict(image_size=64), r"^vit_h": dict(image_size=56),
-    r"mvit_": dict(spatial_size=(64, 64), temporal_size=8), r"rcnn|retinanet|fcos|ssd": dict(num_classes=3),
+    r"rcnn|retinanet|fcos|ssd": dict(num_classes=3),
     r"rcnn|retinanet|fcos": dict(min_size=64, max_size=96), r"googlenet|inception_v3": dict(init_weights=False),
     r"inception_v3": dict(aux_logits=False), r"quantized_": dict(quantize=False),
 }  # fmt: skip

@@ -7,6 +7,7 @@ state dict, that as a plain dictionary in another order, as a .safetensors file,
 """
 
 import argparse
+import json
 import logging
 import re
 import tempfile
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from benchmarks.measure import write
+from benchmarks.measure import RESULTS, write
 from resnorm import densenet, load_weights, resnet, vit
 from resnorm.models.weights import FAMILIES
 from resnorm.models.weights.source import read
@@ -168,13 +169,15 @@ def shuffled(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", default="", help="a regular expression of names")
+    parser.add_argument("--only", default="", help="a regular expression of library and name; other rows of the file stay")
     parser.add_argument("--quick", action="store_true", help="nothing is written")
     given = parser.parse_args(arguments)
     logging.getLogger("resnorm").propagate = False
+    path = RESULTS / "load_weights.json"
+    kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if given.only and path.exists() else []
     rows = []
     for library, name, create, size in networks():
-        if not re.search(given.only, name):
+        if not re.search(given.only, f"{library} {name}"):
             continue
         torch.manual_seed(0)
         network = shaken(create())
@@ -186,6 +189,10 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{library:12s} {name:36s} {row.get('difference', float('nan')):8.1e}  {shown}", flush=True)
             print(f"    {row['ours']}   {row.get('reason', row.get('said', ''))[:200]}", flush=True)
     if not given.quick:
+        measured = {(row["library"], row["network"]) for row in rows}
+        rows = [row for row in kept if (row["library"], row["network"]) not in measured] + rows
+        order = {"timm": 0, "torchvision": 1, "Hugging Face": 2}
+        rows.sort(key=lambda row: order[row["library"]])
         print(write("load_weights", dict(classes=CLASSES, tolerance=TOLERANCE), rows))
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from resnorm.branches import Cache, FirstValues, attention, conv, conv1x1, conv3x3, cross_attention, linear, mlp
+from resnorm.branches import Blur, Cache, FirstValues, attention, conv, conv1x1, conv3x3, cross_attention, linear, mlp
 from resnorm.branches.attention import rotate
 
 torch.manual_seed(0)
@@ -107,6 +107,26 @@ def test_a_standardised_filter_has_mean_0_and_variance_1_at_any_scale(scale):
     filters = ours.filters().flatten(1)
     torch.testing.assert_close(filters.mean(1), torch.zeros(6), atol=1e-4, rtol=0)
     torch.testing.assert_close(filters.var(1, correction=0), torch.ones(6), atol=1e-3, rtol=0)
+
+
+def test_filters_are_standardised_as_in_timm_with_the_same_eps():
+    timm = pytest.importorskip("timm")
+    ours, theirs = conv3x3(6, weight="standard(eps=1e-3)")(4), timm.layers.StdConv2d(4, 6, 3, eps=1e-3)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(ours(x), theirs(x))
+    assert "weight='standard(eps=0.001)'" in repr(ours) and "eps" not in repr(conv3x3(6, weight="standard")(4))
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_blur_is_timms(size):
+    timm = pytest.importorskip("timm")
+    ours, theirs = Blur(4), timm.layers.BlurPool2d(4)
+    x = torch.randn(2, 4, size, size, requires_grad=True)
+    torch.testing.assert_close(ours(x), theirs(x))
+    ours_gradient, its_gradient = (torch.autograd.grad(blur(x).square().sum(), x)[0] for blur in (ours, theirs))
+    torch.testing.assert_close(ours_gradient, its_gradient)
+    assert not ours.state_dict() and ours.double()(x.double()).dtype == torch.float64
 
 
 def torch_attention(ours, width, memory_width=None):

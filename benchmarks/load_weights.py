@@ -47,7 +47,7 @@ def networks() -> Iterator[tuple[str, str, Callable[[], nn.Module], int]]:
         yield "timm", name, lambda name=name: timm.create_model(name, num_classes=CLASSES), 64
     for name in timm.list_models(["vit_tiny*", "vit_small*", "vit_base*", "deit*tiny*", "deit*small*", "deit*base*"]):
         if not re.search(r"_r\d\d|_r_s|resnet|18x2|36x1", name):  # hybrids, and those whose depth is in the name
-            yield "timm", name, lambda name=name: timm.create_model(name, num_classes=CLASSES, depth=1), 0
+            yield "timm", name, lambda name=name: short(name), 0
     kinds = r"(resnet|resnext|wide_resnet|densenet)\d+.*"
     for name in torchvision.models.list_models(torchvision.models):
         if re.fullmatch(kinds, name):
@@ -74,6 +74,16 @@ def networks() -> Iterator[tuple[str, str, Callable[[], nn.Module], int]]:
         yield "Hugging Face", f"ViT{name}", lambda config=config: transformers.ViTForImageClassification(config), 32
     config = transformers.DeiTConfig(image_size=32, num_labels=CLASSES, num_hidden_layers=1)
     yield "Hugging Face", "DeiT, distilled", lambda: transformers.DeiTForImageClassification(config), 32
+
+
+def short(name: str) -> nn.Module:
+    """A Vision Transformer of timm with one layer, where its settings do not list every layer."""
+    import timm
+
+    try:
+        return timm.create_model(name, num_classes=CLASSES, depth=1)
+    except AssertionError:
+        return timm.create_model(name, num_classes=CLASSES)
 
 
 @torch.no_grad()

@@ -99,8 +99,8 @@ def diagram(elements: list[Element], description: str) -> Svg:
             lift, tip, turn = y - HEIGHT / 2 - _lift(end - start) + 8, line - 12, -6
         else:
             lift, tip, turn = line + HEIGHT / 2 + 12, line + 12, 6
-        parts.append(f'<path d="M{start:.1f} {y:.1f} C{start:.1f} {lift:.1f} {start:.1f} {lift:.1f} {start + radius:.1f} {lift:.1f} '
-                     f'H{end - radius:.1f} C{end:.1f} {lift:.1f} {end:.1f} {lift:.1f} {end:.1f} {tip:.1f}"/>')
+        parts.append(f'<path d="M{start:.1f} {y:.1f} C{start:.1f} {lift:.1f} {start:.1f} {lift:.1f} {start + radius:.1f} '
+                     f'{lift:.1f} H{end - radius:.1f} C{end:.1f} {lift:.1f} {end:.1f} {lift:.1f} {end:.1f} {tip:.1f}"/>')
         above = lift - 6 if merge in over else lift + 13
         notes += [(x, height, text) for x, height, text in (
             ((start + end) / 2, above, merge.on_skip), (end - 26, line - 7, merge.on_branch)) if text]

@@ -146,8 +146,8 @@ def fixup(module: nn.Module, depth: int) -> None:
 
     m is the number of weights in a row in the branch, of which the last is set to 0; `depth` is L, the number of
     residual branches of the network. The rest of Fixup belongs to the network: a classifier of zeros (`initialise`
-    with its `head`), scalar biases (the norm `scalar_bias`) and multipliers (`add(learn="gain")`). Raises `ValueError` for attention, for another activation than ReLU, and for
-    weight norm or weight standardisation, which have no filter of zeros. Citation: zhang2019fixup.
+    with its `head`), scalar biases (the norm `scalar_bias`) and multipliers (`add(learn="gain")`). Branches that no
+    merge adds keep He's weights. Raises `ValueError` for attention, for another activation than ReLU, and for weight norm or weight standardisation, which have no filter of zeros. Citation: zhang2019fixup.
     """
     _needs_relu("fixup", module)
     if any(isinstance(child, Convolution) and child.form for child in module.modules()):

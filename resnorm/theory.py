@@ -92,8 +92,8 @@ def through_block(
                 h = step.predict(h, x, first, scalars)
             except NotImplementedError as error:
                 (letter,) = error.args
-                raise ValueError(f"letter {letter.symbol!r} at position {letter.position} of {word!r}: the algebra covers branches and "
-                                 "n, a, b, l, h, d, p, |, brackets, and s with scale=...; put activations inside the branch") from None
+                raise ValueError(f"letter {letter.symbol!r} at position {letter.position} of {word!r}: the algebra covers branches, "
+                                 "n, a, b, l, h, d, p, |, brackets, s with scale=...; put activations inside the branch") from None
     direct = h.coefficients.get(0, 0.0) ** 2 * variance
     rest = h.power - direct
     share = math.sqrt(direct / rest) if rest > 1e-12 * max(direct, 1e-300) else math.inf

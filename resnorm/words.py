@@ -294,8 +294,8 @@ class _Builder:
             if isinstance(step, Bracket):
                 widths = [self.build(part, width, skip_width, shared=True)[0] for part in step.parts]
                 if len(set(widths)) > 1:
-                    raise _error(self.word, step.position, f"has parts of the widths {', '.join(map(str, widths))}, which cannot be "
-                                                           "summed; give every part the same width")
+                    raise _error(self.word, step.position, f"has parts of the widths {', '.join(map(str, widths))}, which cannot "
+                                                           "be summed; give every part the same width")
                 width, shared = widths[0], False
                 continue
             module = self._module(step, width, skip_width)
@@ -426,7 +426,8 @@ def _factories(word: str, letters: dict[str, Any]) -> dict[int, Callable[..., nn
     """One factory for each position of the word, from the settings of its letters."""
     for letter in letters:
         if letter not in LETTERS or letter in MARKS:
-            raise WordError(f"unknown letter {letter!r} for the word {word!r}; the letters are {' '.join(BRANCHES | MERGES | GLUE)}")
+            known = " ".join(BRANCHES | MERGES | GLUE)
+            raise WordError(f"unknown letter {letter!r} for the word {word!r}; the letters are {known}")
         if letter not in word:
             raise WordError(f"letter {letter!r} is set but does not occur in {word!r}; leave it out, or add it to the word")
         if not LETTERS[letter].takes_setting:

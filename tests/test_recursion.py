@@ -194,7 +194,8 @@ def test_forward_derivatives_go_through(always):
     (x, h), _, tangent = inputs((4, 9))
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(x, tangent)
-        ours, theirs = (torch.autograd.forward_ad.unpack_dual(function(dual, h, 3)).tangent for function in (recursive_skip, recursion))
+        made = [function(dual, h, 3) for function in (recursive_skip, recursion)]
+        ours, theirs = (torch.autograd.forward_ad.unpack_dual(y).tangent for y in made)
         assert torch.equal(ours, theirs)
 
 
@@ -378,8 +379,8 @@ def test_batch_norm_words_run_step_by_step():
 
 
 @KERNEL
-@pytest.mark.parametrize("watch", ["norm", "sum", "norm_backward", "sum_pre", "every_module", "every_backward", "class", "sum_class",
-                                   "scalar", "eps", "forward"])  # fmt: skip
+@pytest.mark.parametrize("watch", ["norm", "sum", "norm_backward", "sum_pre", "every_module", "every_backward", "class",
+                                   "sum_class", "scalar", "eps", "forward"])  # fmt: skip
 def test_a_fused_block_calls_its_modules_where_somebody_watches_or_has_changed_one(always, monkeypatch, watch):
     calls, seen = [], []
     monkeypatch.setattr(module, "recursive_skip", lambda *given: calls.append(1) or recursive_skip(*given))

@@ -134,7 +134,7 @@ def test_skip_scalars_multiply():
     lambda: theory.through_block("[F,Fr]a"), lambda: theory.through_block("Fsa"),
 ])
 def test_outside_the_algebra_is_refused(call):
-    with pytest.raises(ValueError, match="order=0|depth=-1|letter 'r' at position 1|letter 'c' at position 1|letter 'r' at position 4|letter 's' .* with scale"):
+    with pytest.raises(ValueError, match="order=0|depth=-1|letter '[rc]' at position [14]|letter 's' .* with scale"):
         call()
 
 

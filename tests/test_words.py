@@ -13,7 +13,8 @@ from torch import nn
 
 from resnorm.letters import Scalar, add, concat, drop_path, dropout, layer_scale, lerp
 from resnorm.words import (
-    BRANCHES, LETTERS, Block, Tied, WordError, draw, ends_in_merge, equation, parse, residual_branches, residual_paths, with_dropout,
+    BRANCHES, LETTERS, Block, Tied, WordError, draw, ends_in_merge, equation, parse, residual_branches, residual_paths,
+    with_dropout,
 )  # fmt: skip
 
 WIDTH = 6
@@ -402,7 +403,10 @@ def test_random_words_build_run_and_backpropagate_or_are_refused_by_name(word):
 
 
 PIECES = st.sampled_from(["F", "nF", "Fn", "rF", "a", "an", "l", "d", "p", "s", "h", "b", "n"])
-PARTS = st.lists(st.lists(PIECES, min_size=1, max_size=3).map("".join), min_size=2, max_size=3).map(lambda parts: f"[{','.join(parts)}]")
+PARTS = st.lists(st.lists(PIECES, min_size=1, max_size=3).map("".join), min_size=2, max_size=3).map(
+    lambda parts: f"[{','.join(parts)}]"
+)
+SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much]
 WORDS = st.lists(
     st.lists(PIECES | PARTS | st.just("|F"), min_size=1, max_size=5).map("".join), min_size=1, max_size=3,
 ).map(" ".join)
@@ -436,7 +440,7 @@ def interpret(word, block, x):
     return run(word, 0, x, x)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=SLOW)
 @given(WORDS)
 def test_random_words_mean_what_a_plain_interpreter_says(word):
     try:
@@ -449,7 +453,7 @@ def test_random_words_mean_what_a_plain_interpreter_says(word):
     ElementTree.fromstring(draw(word))
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=SLOW)
 @given(WORDS)
 def test_random_valid_words_compile_whole(word):
     try:

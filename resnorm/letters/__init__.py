@@ -74,7 +74,9 @@ def setting_of(letter: str, setting: Any) -> Callable[..., nn.Module]:
         named = LETTERS[letter].named
         name, options = call_form(setting)
         if name not in named:
-            allowed = f"allowed: {', '.join(named)}" if named else "a branch has no registered names: give a factory width -> module"
+            allowed = f"allowed: {', '.join(named)}"
+            if not named:
+                allowed = "a branch has no registered names: give a factory width -> module"
             raise ValueError(f"unknown setting {setting!r}; {allowed}")
         return named[name](**options)
     if isinstance(setting, nn.Module):

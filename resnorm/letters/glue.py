@@ -13,7 +13,8 @@ from resnorm.letters.merges import along
 
 
 class DropPath(nn.Module):
-    r"""Drop the branch of a whole sample: $y = \frac{m}{1 - p} h$ with $m \sim \text{Bernoulli}(1 - p)$ in training, $y = h$ in eval.
+    r"""Drop the branch of a whole sample: $y = \frac{m}{1 - p} h$ with $m \sim \text{Bernoulli}(1 - p)$ in training,
+    $y = h$ in eval.
 
     The division keeps the expectation, so training and eval agree in the mean. Shapes: any, samples first. Citation: huang2016deep.
     """

@@ -121,7 +121,10 @@ class Letter:
         return Element(self.shape, self.symbol, self.title)
 
     def predict(self, h: Any, x: Any, first: Any, scalars: Any) -> Any:
-        """The next h of `resnorm.theory`: a combination of uncorrelated sources. Raises `NotImplementedError(letter)` without a law."""
+        """The next h of `resnorm.theory`: a combination of uncorrelated sources.
+
+        Raises `NotImplementedError(letter)` for a letter without a law.
+        """
         raise NotImplementedError(self)
 
 

@@ -177,8 +177,8 @@ class Lerp(nn.Module):
     r"""Interpolate from the skip towards the branch: $y = x + \alpha \odot (h - x)$, one $\alpha$ a feature.
 
     With `learn="rescaled"`, $\alpha = \lvert \alpha_0 \sqrt{d}\, p \rvert$ with a learned p, see `LearnedScale`.
-    Shapes: h and x (..., features) with `dim=-1`, (batch, features, ...) with `dim=1`; output the same. Citation: loshchilov2024ngpt.
-    Raises `ValueError` where the widths differ.
+    Shapes: h and x (..., features) with `dim=-1`, (batch, features, ...) with `dim=1`; output the same.
+    Citation: loshchilov2024ngpt. Raises `ValueError` where the widths differ.
     """
 
     def __init__(self, width: int, skip_width: int, alpha: float = 0.05, learn: bool | str = True, dim: int = -1):

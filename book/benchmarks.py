@@ -414,7 +414,7 @@ def _loaded(content: Content) -> list[Content]:
         why = "" if equal else row.get("reason", "").partition(";")[0].partition(" and so on")[0]
         rows.append(
             dict(network=f"`{row['network']}`", library=row["library"], ours=f"`{row['ours']}`", told=told, alone=alone,
-                 difference=f"{row['difference']:.0e}" if equal else DASH, why=why)
+                 difference=(f"{row['difference']:.0e}" if row["difference"] else "0") if equal else DASH, why=why)
         )  # fmt: skip
     return rows
 

@@ -4,7 +4,7 @@
     python -m benchmarks.convert_norm --quick      two small models: prints and writes nothing
     python -m benchmarks.convert_norm --only resnet --folder /tmp/here
 
-Every model of torchvision, and of every family of timm two models that are called small and those that are named after
+Every model of torchvision, and of every family of timm three models that are called small and those that are named after
 their norm. Weights are random, images small. A conversion is **converted** where the model then passes `check_conversion` beside
 the model as it was, in training and in eval; **refused** where `convert_norm` raises `ValueError`; **refused on the example**
 where only a forward pass shows what is wrong, and says so in an error, which `convert_norm(..., example=x)` turns into a
@@ -91,7 +91,7 @@ def torchvision_models() -> Iterator[tuple[str, str, Callable[[], nn.Module], li
 
 
 def timm_models() -> Iterator[tuple[str, str, Callable[[], nn.Module], list[tuple]]]:
-    """The same of timm: of every family two models that are called small, and every one that is named after its norm."""
+    """The same of timm: of every family three models that are called small, and every one that is named after its norm."""
     import timm
     from timm.models._registry import _model_to_module
 
@@ -100,7 +100,7 @@ def timm_models() -> Iterator[tuple[str, str, Callable[[], nn.Module], list[tupl
         families.setdefault(_model_to_module[name], []).append(name)
     for family, names in sorted(families.items()):
         names.sort(key=lambda name: (next((i for i, size in enumerate(SMALL) if size in name), len(SMALL)), len(name), name))
-        for name in names[:2] + [name for name in names[2:] if re.search(NAMED_AFTER_A_NORM, name)][:4]:
+        for name in names[:3] + [name for name in names[3:] if re.search(NAMED_AFTER_A_NORM, name)][:4]:
             yield family, name, *_timm_model(name)
 
 

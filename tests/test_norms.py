@@ -288,3 +288,9 @@ def test_adaptive_instance_norm_takes_the_statistics_of_the_style():
 def test_adaptive_instance_norm_refuses_what_does_not_match(content, style, message):
     with pytest.raises(ValueError, match=message):
         adaptive_instance_norm(torch.randn(content), torch.randn(style))
+
+
+@pytest.mark.parametrize("name", ["instance", "group(groups=3)"])
+def test_one_image_as_it_is_read_from_a_file(name):
+    image = torch.rand(8, 8, 3).permute(2, 0, 1)[None]  # strides that torch before 2.15 refuses
+    torch.testing.assert_close(norm(name, 3)(image), norm(name, 3)(image.clone(memory_format=torch.contiguous_format)))

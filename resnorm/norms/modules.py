@@ -194,6 +194,8 @@ def _in_layout(norm: nn.GroupNorm, x: Tensor) -> Tensor:
         return nn.GroupNorm.forward(norm, _Contiguous.apply(x, last)).contiguous(memory_format=last)
     if type(x) is not Tensor or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return nn.GroupNorm.forward(norm, x)
+    if x.stride(0) != x[0].numel():  # one image, permuted: the operator of torch before 2.15 refuses its stride
+        x = x.clone(memory_format=last)
     samples, channels, groups = *x.shape[:2], norm.num_groups
     y, mean, scale = torch.native_group_norm(
         x, norm.weight, norm.bias, samples, channels, math.prod(x.shape[2:]), groups, norm.eps

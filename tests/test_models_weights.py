@@ -8,8 +8,9 @@ import torch
 import torchvision
 from torch import nn
 
+from benchmarks.load_weights import shaken
 from resnorm import densenet, load_weights, resnet, transformer_lm, vit
-from tests.weights import same, shaken
+from tests.weights import same
 
 
 @pytest.fixture(scope="module")

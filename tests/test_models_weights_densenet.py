@@ -7,8 +7,9 @@ import timm
 import torch
 import torchvision
 
+from benchmarks.load_weights import shaken
 from resnorm import densenet, load_weights
-from tests.weights import same, shaken
+from tests.weights import same
 
 
 def test_torchvisions_densenet_and_its_files():

@@ -9,8 +9,9 @@ import torchvision
 import transformers
 from safetensors.torch import save_file
 
+from benchmarks.load_weights import shaken
 from resnorm import load_weights, resnet
-from tests.weights import same, shaken
+from tests.weights import same
 
 DEEP = dict(stem=(32, 32, 64), shortcut="average")
 BIT = dict(version=2, norm="group(groups=32)", weight="standard(eps=1e-8)", stem_pool="zero_padded_max")

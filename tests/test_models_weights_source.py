@@ -10,9 +10,10 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
+from benchmarks.load_weights import shaken
 from resnorm import load_weights, resnet
 from resnorm.models.weights.source import read
-from tests.weights import same, shaken
+from tests.weights import same
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ import torch
 import torchvision
 import transformers
 
+from benchmarks.load_weights import shaken
 from resnorm import load_weights, vit
-from tests.weights import same, shaken
+from tests.weights import same
 
 SMALL = dict(size=32, patch=8, classes=5, depth=2, width=48, heads=4)
 

@@ -1,19 +1,6 @@
-"""What the tests of `load_weights` share: networks away from their start, and logits that must agree."""
+"""What the tests of `load_weights` share: logits that must agree."""
 
 import torch
-
-
-def shaken(network):
-    """Every parameter and running statistic away from its start, so that no gain of 0 or 1 hides a wrong place."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1 if parameter.dim() < 2 else 0.02)
-        for name, buffer in network.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.normal_(std=0.1)
-            elif name.endswith("running_var"):
-                buffer.uniform_(0.8, 1.6)
-    return network.eval()
 
 
 def same(ours, theirs, size=64):

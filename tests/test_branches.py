@@ -209,6 +209,11 @@ def test_causal_attention_does_not_see_later_tokens():
     assert not torch.allclose(branch(x)[:, 3:], branch(changed)[:, 3:])
 
 
+def test_cross_attention_without_a_memory_says_how_to_give_one():
+    with pytest.raises(ValueError, match=r"needs a memory .* block\(x, X=dict\(memory=z\)\)"):
+        cross_attention(2)(8)(torch.randn(1, 5, 8))
+
+
 def test_attention_drops_only_in_training():
     branch, x = attention(2, dropout=0.5)(8), torch.randn(1, 5, 8)
     assert not torch.equal(branch(x), branch(x))

@@ -1,6 +1,7 @@
 """Whole networks: sizes that were published, what follows from the word, and a step of training for every variant."""
 
 import copy
+import dataclasses
 import math
 import pickle
 from functools import partial
@@ -419,6 +420,19 @@ def test_the_number_of_residual_branches_is_the_word_s(monkeypatch):
     seq2seq(vocabulary=5, depth=4, width=16, heads=4, variant="pre", initialisation="magneto")
     transformer_lm(vocabulary=5, depth=4, width=16, variant="dual", initialisation="magneto")
     assert used == [12, 12, 12, 8, 12, 8]
+
+
+@pytest.mark.parametrize("build_model", [partial(mlp_stack, inputs=4, classes=2, depth=3), partial(cifar_resnet, depth=20)])
+def test_branches_side_by_side_count_one_by_one_in_every_model(monkeypatch, build_model):
+    used = []
+    beside = dataclasses.replace(MACARON, word="[nF,nF]a", tags=("generic",))
+    monkeypatch.setitem(VARIANTS, "beside", beside)
+    monkeypatch.setitem(init.RULES, "magneto", lambda module, depth: used.append(depth))
+    stack = build_model(variant="beside", width=4).stack
+    merges = [block.parts("a")[0] for block in stack.blocks]
+    count = 2 * len(stack.blocks)
+    assert [(merge.skip, merge.gain) for merge in merges] == [(count, gain) for gain in range(2, count + 1, 2)]
+    assert used == [count]
 
 
 def test_mlp_stack_starts_with_a_stream_of_unit_rms():

@@ -388,3 +388,15 @@ def test_the_parts_of_a_stack_are_those_of_its_blocks_and_inputs_go_into_bracket
     assert not torch.equal(beside(x, A={"more": 1.0}), beside(x))
     with pytest.raises(ValueError, match="no branch 'X'"):
         beside(x, X={})
+
+
+def test_blocks_that_are_compiled_one_by_one_are_blocks_of_the_stack():
+    class Plus(nn.Linear):
+        def forward(self, x, more=0.0):
+            return super().forward(x) + more
+
+    blocks = [Block(f"n{letter}a", 8, n="layer", **{letter: lambda width: Plus(width, width)}) for letter in "AM"]
+    plain, compiled = Stack(blocks, last="layer"), Stack([torch.compile(block, backend="eager") for block in blocks], last="layer")
+    x = torch.randn(3, 8)
+    assert torch.equal(plain(x, A={"more": 1.0}), compiled(x, A={"more": 1.0}))
+    assert plain.parts("n") == compiled.parts("n")

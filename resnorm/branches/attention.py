@@ -294,14 +294,17 @@ class CrossAttention(_Attention):
     Shapes: x and output (batch, tokens, width), memory (batch, memory tokens, memory_width), mask broadcasts to
     (batch, heads, tokens, memory tokens).
     The norms inside, `key_value_heads`, `head_width` and `bias` are those of `SelfAttention`.
-    Raises `ValueError` where the heads do not divide the width. Citation: vaswani2017attention.
+    Raises `ValueError` where the heads do not divide the width, and without a memory. Citation: vaswani2017attention.
     """
 
     def __init__(self, width, heads=8, memory_width=None, dropout=0.0, bias=True, **inside):
         inputs = {"query": (width, "q"), "key_value": (width if memory_width is None else memory_width, "kv")}
         super().__init__(width, inputs, heads, False, dropout, bias, **inside)
 
-    def forward(self, x, memory, mask=None, cache=None):
+    def forward(self, x, memory=None, mask=None, cache=None):
+        if memory is None:
+            raise ValueError("cross-attention needs a memory to attend to; give it as block(x, X=dict(memory=z))")
+
         def keys_and_values():
             key, value = self.parts(self.key_value(memory), "kv", -1)
             return self.split(key, self.key_norm), self.split(value, self.value_norm)

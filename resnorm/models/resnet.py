@@ -12,7 +12,7 @@ from resnorm.norms import LAST_AXIS, call_form
 from resnorm.norms import norm as build_norm
 from resnorm.recursion import fuse
 from resnorm.streams import Stack
-from resnorm.words import BRANCHES, Block
+from resnorm.words import BRANCHES, Block, residual_branches
 
 BASIC, BOTTLENECK = "nrCnrC", "nrCnrCnrC"
 LAYERS = {
@@ -115,8 +115,10 @@ def cifar_resnet(
     _image_norm(norm)
     _image_norm(merge_norm)
     count = (depth - 2) // (3 * kernels)
+    branches = residual_branches(chosen.spell(**options))
     known = [
-        chosen.complete(options, depth=3 * count, dim=1, block=block, layer=block) for block in range(1, 3 * count + 1)
+        chosen.complete(options, depth=3 * count * branches, dim=1, block=branches * block, layer=block)
+        for block in range(1, 3 * count + 1)
     ]
     word = chosen.spell(**known[0])
     letters = [chosen.settings_for(n=merge_norm or norm, **options) for options in known]
@@ -136,7 +138,7 @@ def cifar_resnet(
     model = ResNet(stem, stack, tail, classes)
     init.he(model)
     if initialisation or chosen.init:
-        init.initialise(stack, initialisation or chosen.init, 3 * count, model.head)
+        init.initialise(stack, initialisation or chosen.init, 3 * count * branches, model.head)
     return model
 
 

@@ -45,7 +45,7 @@ class Stack(nn.Module):
         end = self.blocks[-1]
         self.out_width = width if width is not None else self._width()
         self.last = None
-        if last is not None and (self.stream.sums or (isinstance(end, Block) and end.ends_in_merge)):
+        if last is not None and (self.stream.sums or (_is_block(end) and end.ends_in_merge)):
             if self.out_width is None:
                 raise ValueError("the blocks do not tell their width, which the last norm needs; give Stack(..., width=...)")
             self.last = setting_of("n", last)(self.out_width)
@@ -56,11 +56,11 @@ class Stack(nn.Module):
 
     def _inputs_of(self, block: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
         """Leave out what other blocks take: in a stream, attention and MLP are blocks of their own."""
-        others = {letter for one in self.blocks if isinstance(one, Block) for letter in one.word} if inputs else set()
+        others = {letter for one in self.blocks if _is_block(one) for letter in one.word} if inputs else set()
         return {
             letter: given
             for letter, given in inputs.items()
-            if not isinstance(block, Block) or letter in block.word or letter not in others  # the block names a wrong one
+            if not _is_block(block) or letter in block.word or letter not in others  # the block names a wrong one
         }
 
     def parts(self, letter: str) -> list[nn.Module]:
@@ -68,7 +68,7 @@ class Stack(nn.Module):
 
         Raises `ValueError` for what is no letter, and for a letter that no block has.
         """
-        blocks = [block for block in self.blocks if isinstance(block, (Block, Stack))]
+        blocks = [block for block in self.blocks if isinstance(block, Stack) or _is_block(block)]
         found, errors = [], []
         for block in blocks:
             try:
@@ -88,3 +88,8 @@ class Stack(nn.Module):
             S = self.stream.write(S, block(self.stream.read(S, i), **self._inputs_of(block, inputs)), i)
         y = self.stream.close(S)
         return y if self.last is None else self.last(y)
+
+
+def _is_block(module: nn.Module) -> bool:
+    """Whether a module is a `Block`, also behind a wrapper that hands on its attributes, as torch.compile's."""
+    return isinstance(module, Block) or isinstance(getattr(module, "word", None), str)

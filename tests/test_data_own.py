@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import numpy
+import pandas
 import pytest
 import torch
 from PIL import Image
@@ -93,12 +94,27 @@ def test_images_and_tokens_are_known_by_type_and_shape():
         (numpy.zeros((9, 3, 8, 8)), CLASSES[:9], {}, r"float64 with shape \(9, 3, 8, 8\).*become \(x \* 255\).round"),
         (numpy.zeros((9, 3, 8, 6), "uint8"), CLASSES[:9], {}, "images of 8 x 6 pixels: models take squares"),
         (numpy.zeros((9, 4), int), numpy.full((9, 4), -7), {}, "tokens below 0: give tokens of 0 or more, and -100"),
+        (numpy.zeros((9, 8, 8, 3), "uint8"), CLASSES[:9], {}, r"8 x 3 pixels: the channels stand last; give images.permute"),
+        (FEATURES, CLASSES[:, None], {}, r"targets of inputs have shape \(60, 1\): give one class .* targets\[:, 0\]"),
+        (numpy.zeros((9, 3, 8, 8), "uint8"), CLASSES[:9, None], {}, "have shape .9, 1.: give one class for each example"),
+        (FEATURES, numpy.array(["cat", "dog", "hen"])[CLASSES], {}, "targets of inputs are a ndarray that makes no tensor.*unique"),
+        ([[1.0, 2.0], [3.0]], [0, 1], {}, "inputs are a list that makes no tensor .*of one shape for all examples"),
+        (FEATURES * 1e300, CLASSES, {}, "not finite in float32 in 60 rows"),
         (numpy.zeros((9, 4), int), CLASSES[:9], {}, r"inputs are torch.int64 with shape \(9, 4\); give images as uint8"),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(inputs, targets, options, message):
     with pytest.raises(ValueError, match=message):
         tensors(inputs, targets, **options)
+
+
+def test_tables_are_read_by_position_and_arrays_as_they_lie():
+    table, order = pandas.DataFrame(FEATURES), numpy.random.default_rng(1).permutation(60)
+    expected = tensors(FEATURES[order], CLASSES[order]).train
+    backwards = FEATURES[order][::-1].copy()[::-1]
+    backwards.flags.writeable = False
+    for inputs, targets in ((table.iloc[order], pandas.Series(CLASSES).iloc[order]), (backwards, CLASSES[order])):
+        assert all(map(torch.equal, tensors(inputs, targets).train, expected))
 
 
 # --- A folder of images
@@ -120,6 +136,10 @@ def test_folders_of_splits_are_the_splits(tmp_path):
     photos(tmp_path / "val", count=2)
     data = image_folder(tmp_path, test=0.25)
     assert sizes(data) == [12, 4, 4]
+    photos(tmp_path / "b/Training")
+    photos(tmp_path / "b/Testing", count=2)
+    data = image_folder(tmp_path / "b", validation=0.25)
+    assert sizes(data) == [12, 4, 4] and data.spec["names"] == ["cat", "dog"]
     photos(tmp_path / "test", ("cat", "mouse"), count=1)
     with pytest.raises(DataError, match="test has the classes cat, mouse, but the training folder cat, dog"):
         image_folder(tmp_path)
@@ -131,6 +151,20 @@ def test_images_of_any_size_are_scaled_and_cut_where_asked(tmp_path):
     assert image_folder(tmp_path, size=6).train[0].shape[1:] == (3, 6, 6)
     with pytest.raises(ValueError, match="0.png has 12 x 9 pixels.*give size="):
         image_folder(tmp_path)
+    for file in tmp_path.glob("cat/*"):
+        file.unlink()
+    photos(tmp_path, ("bird",), size=(9, 8))
+    (tmp_path / "cat").rmdir()
+    with pytest.raises(ValueError, match="0.png has 9 x 8 pixels: give size="):
+        image_folder(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_pixels_of_more_than_8_bits_are_not_cut_at_255(tmp_path, dtype):
+    for name in photos(tmp_path).iterdir():
+        Image.fromarray(numpy.full((8, 8), 700, dtype)).save(name / "deep.tiff")
+    with pytest.raises(DataError, match="deep.tiff .*more than 8 bits, mode .*: scale them to 0 to 255 and save them so"):
+        image_folder(tmp_path, channels=1)
 
 
 def test_what_is_no_folder_of_images_is_refused(tmp_path):
@@ -234,6 +268,8 @@ def test_texts_that_are_not_aligned_are_refused(talks, tmp_path):
         text_pairs(text(tmp_path / "gap.en", "one\n \n"), short)
     for settings, message in (
         (dict(unit="bytes"), "unit='bytes' of text_pairs: allowed are 'subwords', 'words' and 'characters'"),
+        (dict(longest="9"), "longest='9' of text_pairs: give a whole number of at least 2"),
+        (dict(unit="words", validation=talks), "every source of .*talks.en .*is also one of validation or test, and left out"),
         (dict(unit="words", longest=2), "longest=2 of talks leaves no pair to train on"),
         (dict(unit="subwords", vocabulary=10), "vocabulary=10 of talks: give a whole number of at least 260"),
         (dict(validation=0.5, test=0.5), "leave nothing of 100 pairs to train on"),
@@ -241,6 +277,13 @@ def test_texts_that_are_not_aligned_are_refused(talks, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             text_pairs(*talks, **settings)
+
+
+def test_the_mark_that_windows_sets_in_front_of_a_text_is_no_part_of_it(tmp_path):
+    marked = text(tmp_path / "marked.txt", "\ufeff" + "abc def\n" * 9)
+    assert "\ufeff" not in text_file(marked, context=4).spec["symbols"]
+    data = text_pairs(marked, marked, unit="words", validation=0, test=0)
+    assert data.decode(data.train[0][0]) == "abc def" and data.spec["vocabulary"] == 6
 
 
 # --- The page

@@ -50,6 +50,12 @@ def images(examples: int = 96, size: int = 8, channels: int = 1) -> DataSet:
     return DataSet("quadrants", "images", split(examples), split(32), split(32), spec=spec)
 
 
+def with_other_pixels() -> DataSet:
+    """The same targets, from images that were prepared in another way."""
+    data = images()
+    return replace(data, train=(255 - data.train[0], data.train[1]))
+
+
 def sequences(examples: int = 64, context: int = 6) -> DataSet:
     """Count upwards modulo 5; the first position is not scored."""
 
@@ -679,7 +685,8 @@ def test_a_finished_run_is_not_run_again(tmp_path, monkeypatch):
         (dict(seed=1), "seed is 0 there and 1 here"),
         (dict(model=nn.Sequential(mlp())), r"model tensor 0.1.weight is absent there and \[16, 64\] here"),
         (dict(model=mlp(dropout=0.5)), "fingerprint of the modules is '"),  # the same tensors, another model
-        (dict(data=images(128)), "data is 'quadrants .96 training examples.* and 'quadrants .128"),
+        (dict(data=images(128)), r"train split is '96 examples of \[1, 8, 8\].* and '128"),
+        (dict(data=with_other_pixels()), r"train split is '96 examples.* and '96 examples"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -13,7 +13,7 @@ from resnorm.data import DataSet
 from resnorm.data.dataset import NOT_SCORED
 from resnorm.models import transformer_lm
 from resnorm.probes import measure, measure_in_parts
-from resnorm.training import Recipe, fit, loop
+from resnorm.training import Recipe, fit, loop, precision
 from resnorm.training.scores import Scores, cross_entropy
 
 CPU = torch.device("cpu")
@@ -207,6 +207,22 @@ def test_float64_models_train(clip):
         assert run.status == "finished" and all(value.dtype == torch.float64 for value in model.parameters())
     x = torch.randn(3, 4, dtype=torch.float64)
     assert cross_entropy(x, torch.tensor([0, 1, 2])) == functional.cross_entropy(x, torch.tensor([0, 1, 2]))
+
+
+def test_a_format_that_is_not_for_the_models_type_is_left_or_refused(monkeypatch):
+    monkeypatch.setattr(precision, "choose_precision", lambda asked, device: "bf16" if asked == "auto" else asked)
+    run = fit(language_model().double(), usual.sequences(), RECIPE, device="cpu", progress=False)
+    assert run.status == "finished" and run.precision == "fp32"
+    for dtype, asked in ((torch.float64, "bf16"), (torch.float64, "fp16"), (torch.float16, "fp16"), (torch.bfloat16, "fp16")):
+        with pytest.raises(ValueError, match=f"precision='{asked}' for a .* with parameters in {dtype}: it needs float32; call"):
+            fit(language_model().to(dtype), usual.sequences(), replace(RECIPE, precision=asked), device="cpu")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_a_model_with_nothing_to_train_is_refused(optimizer):
+    recipe = replace(RECIPE, optimizer=optimizer)
+    with pytest.raises(ValueError, match="has no parameter that requires a gradient: there is nothing to train; thaw"):
+        fit(language_model().requires_grad_(False), usual.sequences(), recipe, device="cpu")
 
 
 @pytest.mark.parametrize("settings", [dict(batch_size=1), dict(batch_size=4, accumulate=4), dict(batch_tokens=20)], ids=str)

@@ -22,8 +22,8 @@ from resnorm.data.sequences import windows_of
 from resnorm.data.translation import lines_of, subword_pairs
 from resnorm.extras import needed_for
 
-# The names that folders of a split go by.
-SPLITS = dict(train=("train",), validation=("validation", "val", "valid"), test=("test",))
+# The names that folders of a split go by, in capitals or not.
+SPLITS = dict(train=("train", "training"), validation=("validation", "val", "valid", "dev"), test=("test", "testing"))
 UNKNOWN_WORD = "<unknown>"
 
 
@@ -77,7 +77,8 @@ def image_folder(
         raise ValueError(f"size={size!r} of image_folder: give a whole number of pixels above 0")
     if not root.is_dir():
         raise DataError(f"there is no folder {root}: give the folder that holds a folder of images for each class")
-    folders = {split: next((root / name for name in names if (root / name).is_dir()), None) for split, names in SPLITS.items()}
+    inside = {folder.name.lower(): folder for folder in sorted(root.iterdir()) if folder.is_dir()}
+    folders = {split: next((inside[name] for name in names if name in inside), None) for split, names in SPLITS.items()}
     if folders["train"] is None:
         folders = dict(train=root, validation=None, test=None)
     splits, classes = {}, None
@@ -107,6 +108,7 @@ def text_file(
     Raises DataError where the file cannot be read; ValueError where the text is too short, or a setting is impossible.
     """
     path = Path(path)
+    shares = _share("validation", validation) + _share("test", test)
     text = "\n".join(lines_of(path, "Give the path of a text in UTF-8."))
     if unit == "characters":
         if vocabulary is not None:
@@ -117,7 +119,7 @@ def text_file(
     if unit != "words":
         raise ValueError(f"unit={unit!r} of text_file: allowed are 'characters' and 'words'")
     words = re.findall(r"\w+|[^\w\s]", text)
-    trained = int(len(words) * (1 - _share("validation", validation) - _share("test", test)))
+    trained = int(len(words) * (1 - shares))
     return windows_of(path.stem, words, context, validation, test, [UNKNOWN_WORD, *_frequent(words[:trained], vocabulary)])
 
 
@@ -153,14 +155,35 @@ def text_pairs(
         raise ValueError(
             f"validation={validation!r} and test={test!r} leave nothing of {examples} pairs to train on: take smaller shares"
         )
+    if type(longest) is not int or longest < 2:
+        raise ValueError(f"longest={longest!r} of text_pairs: give a whole number of at least 2")
+    held_out = {source for split in ("validation", "test") for source, _ in pairs[split]}
+    if all(source in held_out for source, _ in rest):
+        raise ValueError(
+            f"every source of {Path(source)} to train on is also one of validation or test, and left out: nothing is left; give "
+            "other validation and test pairs"
+        )
     name = Path(source).stem
     if unit == "subwords":
         return subword_pairs(name, pairs, 8000 if vocabulary is None else vocabulary, longest)
     return _pairs_of(name, pairs, unit, vocabulary, longest)
 
 
+def _tensor(values: Any, what: str) -> Tensor:
+    """Any array or list of numbers, on the CPU; a table of pandas is read by position, whatever its index says."""
+    try:
+        # A copy, because arrays may be read-only, or run backwards, which tensors cannot.
+        array = values if isinstance(values, Tensor) or not hasattr(values, "__array__") else values.__array__().copy()
+        return torch.as_tensor(array).detach().cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(
+            f"{what} are a {type(values).__name__} that makes no tensor ({error}): give arrays of numbers, of one shape for all "
+            "examples; names of classes become numbers by numpy.unique(names, return_inverse=True)[1]"
+        ) from error
+
+
 def _pair(inputs: Any, targets: Any, what: str) -> Split:
-    inputs, targets = torch.as_tensor(inputs), torch.as_tensor(targets)
+    inputs, targets = _tensor(inputs, what), _tensor(targets, f"the targets of {what}")
     if not inputs.dim() or not targets.dim() or len(inputs) != len(targets):
         raise ValueError(
             f"{what} have shape {tuple(inputs.shape)} and their targets {tuple(targets.shape)}: there must be one target, or "
@@ -168,14 +191,22 @@ def _pair(inputs: Any, targets: Any, what: str) -> Split:
         )
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise ValueError(f"the targets of {what} are {targets.dtype}: give classes or tokens as integers, targets.long()")
-    if inputs.is_floating_point() and inputs.dim() == 2:
+    images = inputs.dtype == torch.uint8 and inputs.dim() == 4
+    features = inputs.is_floating_point() and inputs.dim() == 2
+    if (images or features) and targets.dim() != 1:
+        raise ValueError(
+            f"the targets of {what} have shape {tuple(targets.shape)}: give one class for each example, shape ({len(inputs)},)"
+            + (", targets[:, 0]" if targets.shape[1:] == (1,) else "")
+        )
+    if features:
+        inputs = inputs.float()
         rows = (~inputs.isfinite()).any(1).nonzero().flatten()
         if len(rows):
             raise ValueError(
-                f"{what} are not finite in {len(rows)} rows, first in row {rows[0].item()}: repair them, or leave them out"
+                f"{what} are not finite in float32 in {len(rows)} rows, first in row {rows[0].item()}: repair them, or leave them out"
             )
-        return inputs.float(), targets.long()
-    if inputs.dtype == torch.uint8 and inputs.dim() == 4:
+        return inputs, targets.long()
+    if images:
         return inputs, targets.long()
     if not inputs.is_floating_point() and inputs.dtype != torch.bool and inputs.dim() == targets.dim() == 2:
         return inputs.long(), targets.long()
@@ -229,14 +260,14 @@ def _checked(name: str, splits: dict[str, Split]) -> DataSet:
     if inputs.dim() == 2:
         return DataSet(name, "features", **splits, spec=dict(inputs=inputs.shape[1], size=1, classes=classes))
     if inputs.shape[2] != inputs.shape[3]:
-        raise ValueError(
-            f"{name} has images of {inputs.shape[2]} x {inputs.shape[3]} pixels: models take squares; cut or scale them"
-        )
+        last = inputs.shape[1] == inputs.shape[2] and inputs.shape[3] in (1, 3, 4)
+        repair = "the channels stand last; give images.permute(0, 3, 1, 2)" if last else "models take squares; cut or scale them"
+        raise ValueError(f"{name} has images of {inputs.shape[2]} x {inputs.shape[3]} pixels: {repair}")
     return DataSet(name, "images", **splits, spec=dict(inputs=inputs.shape[1], size=inputs.shape[2], classes=classes))
 
 
 def _share(split: str, value: Any) -> float:
-    if type(value) not in (int, float) or not 0 <= value < 1:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
         raise ValueError(f"{split}={value!r}: give a share from 0 to below 1, or the split itself")
     return value
 
@@ -259,15 +290,18 @@ def _images(folder: Path, size: int | None, channels: int) -> tuple[Split, tuple
         try:
             with Image.open(file) as opened:
                 image = ImageOps.exif_transpose(opened).convert("RGB" if channels == 3 else "L")
+            if opened.mode[0] in "IF":  # Pillow would cut them at 255, and leave a white image
+                raise ValueError(f"its pixels have more than 8 bits, mode {opened.mode}: scale them to 0 to 255 and save them so")
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
             raise DataError(f"{file} cannot be read as an image ({error}): repair it, or take it out of the folder") from error
         if size is not None:
             image = ImageOps.fit(image, (size, size))
         first = first or (file, image.size)
         if image.size != first[1] or image.width != image.height:
+            other = "" if image.size == first[1] else f", {first[0]} {first[1][0]} x {first[1][1]}"
             raise ValueError(
-                f"{file} has {image.width} x {image.height} pixels, {first[0]} {first[1][0]} x {first[1][1]}: give size=, to which "
-                "all are scaled and cut, or make them squares of one size"
+                f"{file} has {image.width} x {image.height} pixels{other}: give size=, to which all are scaled and cut, or make "
+                "them squares of one size"
             )
         images.append(torch.from_numpy(numpy.array(image)).view(image.height, image.width, channels).permute(2, 0, 1))
     return (torch.stack(images), torch.tensor(listed.targets)), tuple(listed.classes)

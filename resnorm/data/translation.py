@@ -135,10 +135,10 @@ def lines_of(path: Path, repair: str) -> list[str]:
         raise DataError(f"there is no file {path}. {repair}")
     try:
         content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{path} is damaged ({error}). {repair}") from error
-    # Not splitlines: it also cuts at characters that stand inside a sentence.
+    # Without the mark that editors on Windows set in front. Not splitlines: it also cuts at characters that stand inside a sentence.
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 

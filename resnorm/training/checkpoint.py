@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from resnorm.data import DataSet
 from resnorm.training.files import whole_file
@@ -99,16 +99,22 @@ def identity(model: nn.Module, data: DataSet, recipe: Recipe, seed: int, device:
     # An address in a repr changes from process to process; the rest of it tells apart models whose tensors look alike.
     shown = re.sub(r"0x[0-9a-f]+", "", repr(model))
     tensors = {f"model tensor {name}": list(tensor.shape) for name, tensor in model.state_dict().items()}
-    targets = zlib.crc32(data.train[1].numpy().tobytes())
+    splits = {f"{split} split": _shown(*getattr(data, split)) for split in ("train", "validation", "test")}
     return {
         **{f"recipe.{key}": value for key, value in recipe.to_dict().items()},
         **tensors,
         "fingerprint of the modules": sha256(shown.encode()).hexdigest()[:16],
-        "data": f"{data.name} ({len(data.train[0])} training examples, targets {targets:08x})",
+        "data": data.name,
+        **splits,
         "seed": seed,
         "device": device.type,
         "precision": precision,
     }
+
+
+def _shown(inputs: Tensor, targets: Tensor) -> str:
+    sums = (zlib.crc32(tensor.contiguous().numpy()) for tensor in (inputs, targets))
+    return f"{len(inputs)} examples of {list(inputs.shape[1:])}, fingerprints {' '.join(f'{value:08x}' for value in sums)}"
 
 
 def _short(value) -> str:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from importlib.util import find_spec
 from math import isfinite
 from time import perf_counter
@@ -22,7 +22,7 @@ from resnorm.training.distributed import Processes
 from resnorm.training.graph import CapturedStep
 from resnorm.training.memory import keep_freed_memory, peak_memory
 from resnorm.training.optimizers import build_optimizer
-from resnorm.training.precision import autocast, choose_precision, gradient_scaler
+from resnorm.training.precision import autocast, gradient_scaler, precision_for
 from resnorm.training.recipe import Recipe
 from resnorm.training.schedules import learning_rates
 from resnorm.training.scores import Scores, cross_entropy, scored_in, spike_share
@@ -101,7 +101,8 @@ def fit(
     Raises ValueError where the recipe does not fit the data, a split has rows but no scored target, the checkpoint belongs
     to another run, processes cannot share a batch or the model has a batch norm that is not frozen, whose statistics
     would be those of a share, or a CUDA graph is asked for on another device, in fp16, whose scaler waits for the GPU, for
-    pairs, whose batches differ in shape, or for several processes.
+    pairs, whose batches differ in shape, or for several processes; where no parameter requires a gradient, and where the
+    recipe's precision is not for the type of the model's parameters.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     processes, device = Processes.join(device)
@@ -113,7 +114,7 @@ def fit(
     processes.check(model, None if recipe.batch_tokens else recipe.batch_size)
     if cuda_graph not in (True, False, "auto"):
         raise ValueError(f"cuda_graph={cuda_graph!r}, but it must be true, false or 'auto'")
-    refused = _no_graph(data, choose_precision(recipe.precision, device), device, processes)
+    refused = _no_graph(data, precision_for(model, recipe.precision, device), device, processes)
     if cuda_graph == "auto":
         cuda_graph = refused is None
     if cuda_graph and refused:
@@ -203,7 +204,7 @@ class _Loop:
                  processes=Processes()) -> None:  # fmt: skip
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
         self.checkpoint, self.progress, self.processes = checkpoint, progress, processes
-        self.precision = choose_precision(recipe.precision, device)
+        self.precision = precision_for(model, recipe.precision, device)
         self.channels_last = recipe.channels_last
         if self.channels_last == "auto":
             self.channels_last = data.kind == "images" and any(p.dim() == 4 for p in model.parameters())
@@ -454,6 +455,7 @@ class _Loop:
         augment = recipe.augment if train else "none"
         return Batches(self.data, split, self.device, augment, self.channels_last, tokens, self.dtype)
 
+    @cached_property
     def _identity(self) -> dict:
         return identity(self.model, self.data, self.recipe, self.seed, self.device, self.precision) | dict(
             processes=self.processes.count
@@ -469,7 +471,7 @@ class _Loop:
                 recent=self.recent.sums,
             )
             state = dict(
-                identity=self._identity(),
+                identity=self._identity,
                 step=self.step,
                 items=self.items,
                 model=self.model.state_dict(),
@@ -488,7 +490,7 @@ class _Loop:
                 self.checkpoint.save(state)
 
     def _restore(self) -> None:
-        state = self.checkpoint and self.checkpoint.load(self._identity(), self.device)
+        state = self.checkpoint and self.checkpoint.load(self._identity, self.device)
         if len(set(self.processes.gathered(state and state.get("step")))) > 1:
             raise ValueError(
                 f"{self.checkpoint.path} is not the same file for all processes: give a path that every one of them can read"

@@ -17,9 +17,14 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
     "muon": `Muon` for the matrices inside the blocks of the model's stacks, AdamW for all the rest: embeddings, positions,
     heads, convolutions, gains and biases.
-    Raises ValueError where "muon" finds no such matrix.
+    Raises ValueError where no parameter requires a gradient, or "muon" finds no such matrix.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError(
+            f"{type(model).__name__} has no parameter that requires a gradient: there is nothing to train; thaw what is to "
+            "learn, such as model.head.requires_grad_()"
+        )
     if recipe.optimizer == "muon":
         return _muon(model, parameters, recipe)
     groups = _groups(parameters, recipe)

@@ -1,6 +1,7 @@
 """Number formats, chosen by device."""
 
 import torch
+from torch import nn
 
 DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16, fp16=torch.float16)
 
@@ -15,6 +16,25 @@ def choose_precision(precision: str, device: torch.device) -> str:
     if device.type != "cuda":
         return "fp32"
     return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+
+
+def precision_for(model: nn.Module, precision: str, device: torch.device) -> str:
+    """The format to train this model in; "fp32" leaves each parameter its own type.
+
+    bf16 and fp16 stand beside weights in float32; a model whose weights are in float64, or in float16, computes in them.
+    Raises ValueError where the recipe asks for another format than a model with such weights can take.
+    """
+    chosen = choose_precision(precision, device)
+    taken = (torch.float32, torch.bfloat16) if chosen == "bf16" else (torch.float32,)
+    others = {p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype not in taken}
+    if chosen == "fp32" or not others:
+        return chosen
+    if precision == "auto":
+        return "fp32"
+    raise ValueError(
+        f"recipe: precision={precision!r} for a {type(model).__name__} with parameters in {min(map(str, others))}: it needs "
+        "float32; call model.float(), or take precision='fp32', which leaves the model's own type"
+    )
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

@@ -33,6 +33,7 @@ class Recipe:
     label_smoothing: in [0, 1); the reported training loss includes it, those of other splits do not.
     augment: "crop_flip" shifts by up to an eighth of the image's size and mirrors (images only).
     precision: "auto" is bf16 on GPUs that have it in hardware, fp16 with a gradient scaler on older ones, fp32 on CPU.
+        A model in float64 or float16 is trained in that type: "auto" is then fp32, which changes no type.
     channels_last: "auto" means: where the model has convolutions.
     probe_every: steps between probes, 0 for never; evaluate_every: epochs between evaluations on the validation split.
 

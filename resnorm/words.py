@@ -377,10 +377,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, **inputs: dict[str, Any]) -> Tensor:
         """Run the word on x, (batch, ...) to (batch, ...); `inputs` are extra arguments for a letter: `X=dict(memory=m)`."""
-        for letter in inputs:
+        for letter, given in inputs.items():
             if letter not in self.word or letter not in BRANCHES:
                 raise ValueError(f"the word {self.word!r} has no branch {letter!r} to take an input; its branches are "
                                  f"{', '.join(sorted(set(self.word) & set(BRANCHES)))}")
+            if not isinstance(given, dict):
+                raise TypeError(f"{letter} got a {type(given).__name__}; give its arguments by name, as {letter}=dict(mask=mask)")
         modules, h = self._modules, x
         for steps in self.plan:
             skip = h

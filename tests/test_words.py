@@ -311,6 +311,8 @@ def test_inputs_are_routed_to_their_letter():
     assert not torch.equal(block(x, X=dict(memory=memory)), block(x, X=dict(memory=memory, scale=3.0)))
     with pytest.raises(ValueError, match="no branch 'M'.*F, X"):
         block(x, M=dict(memory=memory))
+    with pytest.raises(TypeError, match=r"X got a Tensor; give its arguments by name, as X=dict\("):
+        block(x, X=memory)
 
 
 def test_width_flows_through_concatenation():

@@ -39,6 +39,8 @@ Processes = Annotated[int, typer.Option(min=1, help="Runs side by side, one thre
 COMMITTED = "results/records"
 # Settings whose value is a list.
 LISTS = ("recipe.milestones", "measure")
+# JSON writes them null, true and false; error messages, and the options of norms, as Python does.
+CONSTANTS = {"None": None, "True": True, "False": False}
 
 
 @app.command()
@@ -231,7 +233,9 @@ def _value(text: str) -> Any:
     try:
         return json_format.loads(text)
     except ValueError:
-        return text
+        if len(text) > 1 and text[0] == text[-1] == "'":
+            return text[1:-1]
+        return CONSTANTS.get(text, text)
 
 
 def _values(path: str, text: str) -> list:
@@ -245,10 +249,10 @@ def _values(path: str, text: str) -> list:
 
 def _split(path: str, text: str) -> list[str]:
     """Split at the commas that stand outside of brackets and quotes."""
-    parts, open_brackets, quoted = [""], "", False
+    parts, open_brackets, quoted = [""], "", ""
     for place, character in enumerate(text):
-        if character == '"' and text[place - 1 : place] != "\\":
-            quoted = not quoted
+        if character in "\"'" and quoted in ("", character) and text[place - 1 : place] != "\\":
+            quoted = "" if quoted else character
         elif not quoted and character in "([{":
             open_brackets += ")]}"["([{".index(character)]
         elif not quoted and character in ")]}":

@@ -232,6 +232,7 @@ def test_a_decoder_of_parallel_branches_is_its_equation(variant):
     [
         (lambda: seq2seq(**SMALL, variant="encoder_pre"), "needs a word of F, such as 'nFa', or of A, X, M"),
         (lambda: seq2seq(**SMALL, variant="decoder_pre"), "needs a word of F, such as 'nFa', or of A, M"),
+        (lambda: seq2seq(**SMALL | dict(depth=0)), "depth=0; give a whole number above 0"),
         (lambda: seq2seq(**SMALL, positions="rotary"), "positions='rotary'; allowed: 'learned', 'sinusoidal'"),
         (lambda: seq2seq(**SMALL)(*pairs(source=13)), "got 13 tokens, but the model's context is 12"),
         (lambda: build("seq2seq", dict(inputs=1, size=8, classes=10)), "needs vocabulary and context"),

@@ -203,7 +203,8 @@ def _pair(inputs: Any, targets: Any, what: str) -> Split:
         rows = (~inputs.isfinite()).any(1).nonzero().flatten()
         if len(rows):
             raise ValueError(
-                f"{what} are not finite in float32 in {len(rows)} rows, first in row {rows[0].item()}: repair them, or leave them out"
+                f"{what} are not finite in float32 in {len(rows)} rows, first in row {rows[0].item()}: repair them, or leave "
+                "them out"
             )
         return inputs, targets.long()
     if images:

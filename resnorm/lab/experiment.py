@@ -15,8 +15,11 @@ _OF_THE_MACHINE = {"root", "path", "download"}
 # An epoch's order is drawn from a million times the seed, and torch takes 64 bits.
 SEEDS = 2**40
 # Settings of models that are whole numbers, and those of them that no model takes below 1.
-SIZES = ("width", "heads", "patch", "growth")
+SIZES = ("width", "heads", "patch", "growth", "context", "segments", "hidden", "key_value_heads", "head_width")
 COUNTS = (*SIZES, "depth", "order")
+# Settings of models that are texts though their default is None, and those that may be a list of texts as well.
+TEXTS = ("weight", "initialisation")
+NORMS = ("norm", "merge_norm")
 
 
 @dataclass(frozen=True)
@@ -114,9 +117,11 @@ def sweep(base: Experiment, grid: dict[str, list]) -> list[Experiment]:
     """Vary ``base`` over every combination of the settings in ``grid``; the last one varies fastest.
 
     Keys are paths as in `Experiment.replace`: ``{"seed": [0, 1, 2], "model.depth": [20, 56]}``.
-    Raises ValueError for a value that is there twice: one run would count as two.
+    Raises ValueError for a value that is there twice, where one run would count as two, and for a setting without any.
     """
     for path, values in grid.items():
+        if not values:
+            raise ValueError(f"{path} has no value to take; give at least one")
         shown = [json.dumps(_plain(value, path), sort_keys=True) for value in values]
         twice = [value for value in shown if shown.count(value) > 1]
         if twice:
@@ -169,6 +174,8 @@ def _check_types(what: str, given: dict[str, Any], defaults: dict[str, Any]) -> 
         allowed, words = next(((types, words) for kind, types, words in kinds if isinstance(default, kind)), (None, ""))
         if name in COUNTS and name in defaults:
             allowed, words = (int,), "a whole number" + (" above 0" if name in SIZES else "")
+        if allowed is None and name in (*TEXTS, *NORMS) and name in defaults:
+            allowed, words = ((str, list), "a name, or a list of names") if name in NORMS else ((str,), "a name")
         if allowed is None or value is None and default is None:
             continue
         if type(value) not in allowed or name in SIZES and value < 1:

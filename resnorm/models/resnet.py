@@ -259,7 +259,7 @@ def resnet(
             f"groups={groups}, width_per_group={width_per_group} with depth={depth}: groups are in the middle one of three "
             "convolutions; use a depth with three, such as 50"
         )
-    if stem is not None and len(stem) != 3:
+    if stem is not None and not (isinstance(stem, (list, tuple)) and len(stem) == 3):
         raise ValueError(f"stem={stem!r}; give the widths of three convolutions, as (32, 32, 64), or None for one of 7x7")
     if antialias and (version == 2 or stem_pool != "max"):
         raise ValueError(f"antialias={antialias!r} is for version=1 with stem_pool='max', got version={version}, {stem_pool!r}")

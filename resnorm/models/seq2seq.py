@@ -90,11 +90,13 @@ def seq2seq(
     by one, START (1) first.
     Shapes: source (batch, source tokens) and before (batch, target tokens) of int64, output (batch, target tokens,
     vocabulary), the logits.
-    Raises `ValueError` for other positions, a variant that is neither, and as `transformer_lm`.
+    Raises `ValueError` for other positions, a depth below 1, a variant that is neither, and as `transformer_lm`.
     Citation: vaswani2017attention.
     """
     if positions not in ("learned", "sinusoidal"):
         raise ValueError(f"seq2seq: positions={positions!r}; allowed: 'learned', 'sinusoidal'")
+    if depth < 1:
+        raise ValueError(f"seq2seq: depth={depth!r}; give a whole number above 0, the layers of encoder and decoder each")
     settings = (depth, width, heads, variant, norm, activation, dropout, expansion)
     alpha, beta = deepnorm_encoder(depth)
     merge = add(skip=Scalar("α", alpha)) if variant == "deepnorm" else None

@@ -18,6 +18,8 @@ def call_form(text: str) -> tuple[str, dict]:
 
     Raises `ValueError` where the text is neither a name nor a call with literal keyword options, each of them once.
     """
+    if not isinstance(text, str):
+        raise ValueError(f"cannot read {text!r}; give a name, or a call with keyword options, as 'group(groups=4)'")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
         if isinstance(tree, ast.Name):

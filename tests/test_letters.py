@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from resnorm import theory
-from resnorm.letters import LETTERS, Letter, add
+from resnorm.branches import mlp
+from resnorm.letters import LETTERS, Letter, Scalar, add
 from resnorm.words import BRANCHES, GLUE, MARKS, MERGES, Block, WordError, draw, ends_in_merge, equation
 
 
@@ -66,3 +67,13 @@ def test_a_plain_sum_is_x_plus_h_and_knows_it(options, plain):
         assert torch.equal(merge(h, x), x + h)
         merge.skip = 3.0
         assert not merge.plain and torch.equal(merge(h, x), torch.add(h, x, alpha=3.0))
+
+
+def test_a_sum_is_written_with_the_scalars_that_it_has_now():
+    block = Block("Fa", 4, F=mlp(), a=add(skip=Scalar("α", 2.0)))
+    (merge,) = block.parts("a")
+    assert block.equation() == "α·x + F(x)"
+    merge.skip, merge.gain = 3.0, 0.5
+    assert block.equation() == "3·x + 0.5·F(x)" and "3·x + 0.5·h" in repr(block)
+    merge.skip, merge.gain = 1.0, nn.Parameter(torch.tensor(0.5))
+    assert block.equation() == "x + g·F(x)"

@@ -50,12 +50,7 @@ class Add(nn.Module):
         gate: str | None, gate_bias: float, dropout: float, dim: int | None,
     ):  # fmt: skip
         super().__init__()
-        self.notation = {
-            "skip": _symbol(skip, "λ" if learn in ("skip", "both") else None),
-            "gain": _symbol(gain, "g" if learn in ("gain", "both") else None),
-            "shortcut": ("d" if dropout else "") + ("" if shortcut == "identity" else "S"),
-            "gate": gate or "",
-        }
+        self.start = {"skip": skip, "gain": gain}  # a `Scalar` has its symbol while it is what it was at first
         self.dim, size = dim, () if dim is None else (width,)
         self.skip = nn.Parameter(torch.full(size, float(skip))) if learn in ("skip", "both") else float(skip)
         self.gain = nn.Parameter(torch.full(size, float(gain))) if learn in ("gain", "both") else float(gain)
@@ -76,6 +71,20 @@ class Add(nn.Module):
             nn.init.constant_(self.gate.bias, gate_bias)
         self.dropout = dropout
         self.out_width = width
+
+    @property
+    def notation(self) -> dict[str, str]:
+        """How it is written now: the symbols of its scalars and its shortcut, and the kind of its gate."""
+        return {
+            "skip": self._symbol_of("skip", "λ"), "gain": self._symbol_of("gain", "g"), "gate": self.gate_kind or "",
+            "shortcut": ("d" if self.dropout else "") + ("" if self.shortcut is None else "S"),
+        }  # fmt: skip
+
+    def _symbol_of(self, name: str, learned: str) -> str:
+        value, start = getattr(self, name), self.start[name]
+        if isinstance(value, Tensor):
+            return _symbol(start, learned)
+        return _symbol(start if value == start else value, None)
 
     @property
     def plain(self) -> bool:

@@ -265,6 +265,8 @@ def _out_width(module: nn.Module, width: int) -> int:
 
 def _hands_on(module: nn.Module) -> bool:
     """Whether a module may return the very tensor that it was given, in eval at least."""
+    if isinstance(module, nn.Sequential):
+        return all(map(_hands_on, module))
     return isinstance(module, (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd, DropPath))
 
 

@@ -206,6 +206,12 @@ def test_construction_errors_name_the_letter_and_the_repair(word, given, says):
         Block(word, WIDTH, **given)
 
 
+def test_an_in_place_operation_after_a_branch_that_hands_its_input_on_is_refused():
+    for idle in (nn.Identity(), nn.Sequential(), nn.Sequential(nn.Dropout(), nn.Identity())):
+        with pytest.raises(WordError, match="in place into the skip"):
+            Block("Fra", WIDTH, F=lambda width: idle, r=lambda width: nn.ReLU(inplace=True))  # noqa: B023
+
+
 def test_an_in_place_operation_after_a_fresh_value_is_allowed():
     block = Block("Fra", WIDTH, F=linear, r=lambda width: nn.ReLU(inplace=True))
     x = torch.randn(3, WIDTH)

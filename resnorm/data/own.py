@@ -61,14 +61,15 @@ def image_folder(
     """Images in one folder a class, as `torchvision.datasets.ImageFolder` reads them: ``path/CLASS/anything.png``.
 
     Where ``path`` holds ``train/CLASS``, with or without ``validation`` (or ``val``) and ``test`` beside it, those are the
-    splits, and shares are taken of what is not there. A share holds every class in its part.
+    splits, and shares are taken of what is not there; ``Training`` and ``Testing`` do as well. A share holds every class in
+    its part.
     ``size``: each image is scaled until its shorter side has so many pixels, and the middle of the longer one is kept;
     without it all images must be squares of one size. ``channels``: 3 for colours, 1 for grey.
     All images are kept in memory: examples x channels x size x size bytes. ``spec["names"]`` are the classes.
 
     Shapes: (examples, channels, size, size) for inputs, (examples,) for targets.
-    Raises DataError for a folder that is missing, a class without images and a file that is no image; ValueError for
-    images of several sizes, and for impossible settings; MissingExtra without torchvision.
+    Raises DataError for a folder that is missing, a class without images and a file that is no image of 8 bits a channel;
+    ValueError for images of several sizes, and for impossible settings; MissingExtra without torchvision.
     """
     root = Path(path)
     if channels not in (1, 3):

@@ -82,6 +82,21 @@ def test_what_is_another_function_is_refused(name, options, message):
             load_weights(ours(**options), given, config=config)
 
 
+@pytest.mark.parametrize("name", ["resnetblur18", "resnetaa34d"])
+def test_the_call_that_an_error_names_has_the_anti_aliasing(name):
+    network = theirs(name, **SHORT)
+    with pytest.raises(ValueError) as error:
+        load_weights(resnet(depth=10, classes=3), network)
+    call = str(error.value).rpartition("the nearest network here is ")[2]
+    same(load_weights(eval(call, {"resnet": resnet}), network), network)
+
+
+def test_parameters_without_statistics_are_not_taken_for_another_norm():
+    parameters = dict(theirs("resnet18", **SHORT).named_parameters())
+    with pytest.raises(ValueError, match=r"fills 'stem.1.running_mean' .*give the whole state dict, which has the statistics"):
+        load_weights(ours(depth=10), parameters)
+
+
 def test_bits_tensors_alone_are_taken_as_bits():
     """No plain network with that stem and group norms is published."""
     state = dict(theirs("resnetv2_50x1_bit").state_dict())

@@ -103,6 +103,9 @@ def test_batch_norm_on_tokens():
     x = torch.randn(4, 5, 8) * 3 + 1
     y = norm("batch", 8, dim=-1, eps=1e-12)(x)
     torch.testing.assert_close(y, standardised(x, (0, 1)), atol=1e-4, rtol=1e-4)
+    assert y.is_contiguous()  # so that GPT-2's `x.view` takes it
+    with pytest.raises(ValueError, match="batch of 1"):
+        norm("batch", 8, dim=-1)(x[:1])
 
 
 @pytest.mark.parametrize(("name", "options", "x", "says"), [

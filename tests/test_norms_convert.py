@@ -488,6 +488,15 @@ class ReadsByAName(Reads):
         return x + getattr(self, "norm").bias[:, None, None]  # noqa: B009
 
 
+class ReadsByAProperty(Reads):
+    @property
+    def last(self):
+        return self.norms[-1]
+
+    def forward(self, x):
+        return self.last(x) * self.last.weight[:, None, None]
+
+
 class ReadsWithoutSource(Reads):
     exec("def forward(self, x):\n    return self.norm(x) + self.norm.weight.sum()")
 
@@ -505,6 +514,7 @@ class ReadsHarmlessly(Reads):
     ("cls", "says"),
     [(ReadsAtOnce, "ReadsAtOnce.forward reads norm.weight"), (ReadsByAMethod, "ReadsByAMethod.scaled reads norm.(eps|running_var)"),
      (ReadsInALoop, "ReadsInALoop.forward reads norms.bias"), (ReadsByAName, "ReadsByAName.forward reads norm.bias"),
+     (ReadsByAProperty, "ReadsByAProperty.forward reads norms.weight"),
      (ReadsWithoutSource, "ReadsWithoutSource.forward reads norm.weight")],
 )  # fmt: skip
 def test_a_module_that_computes_with_its_norm_s_tensors_is_refused(cls, says):
@@ -517,6 +527,10 @@ def test_a_module_that_computes_with_its_norm_s_tensors_is_refused(cls, says):
 
 def test_a_module_that_asks_for_a_type_only_is_converted():
     assert not kinds(convert_norm(nn.Sequential(ReadsHarmlessly("way")), "group"), nn.BatchNorm2d)
+    model = nn.Sequential(ReadsHarmlessly("way"))
+    with pytest.raises(ValueError, match="'0.norm' .*ReadsHarmlessly.forward reads norm.weight; .*reads norm.bias"):
+        convert_norm(model, "none")  # whose type nobody can ask for
+    assert len(kinds(model, nn.BatchNorm2d)) == 2
 
 
 def test_an_owner_further_out_and_a_plain_list_are_seen():
@@ -552,7 +566,13 @@ class PreAct(nn.Module):
         return x + self.conv(self.relu(self.norm(x)))
 
 
-@pytest.mark.parametrize("to", ["none", lambda width: nn.Identity(), "dyt", "scalar_bias", "rms", "layer", "group(groups=2)"])
+class PutsOutItsInput(nn.Module):
+    def forward(self, x):
+        return x if self.training else x[:]
+
+
+@pytest.mark.parametrize("to", ["none", lambda width: nn.Identity(), lambda width: PutsOutItsInput(),
+                                lambda width: nn.Sequential(), "dyt", "scalar_bias", "rms", "layer", "group(groups=2)"])  # fmt: skip
 @pytest.mark.parametrize("affine", [True, False])
 def test_an_activation_in_place_leaves_the_skip_alone(to, affine):
     models = [nn.Sequential(*(PreAct(inplace, nn.BatchNorm2d(4, affine=affine)) for _ in range(2))) for inplace in (True, False)]

@@ -13,7 +13,7 @@ from torch import nn
 from resnorm.norms.checking import compare, passes
 from resnorm.norms.modules import DynamicTanh, LayerNorm, NoNorm
 from resnorm.norms.names import NORMS, norm
-from resnorm.norms.reading import KINDS, STATISTICS, OldNorm, is_norm, read_norm
+from resnorm.norms.reading import KINDS, STATISTICS, OldNorm, is_norm, puts_out_its_input, read_norm
 from resnorm.norms.readers import readers
 from resnorm.norms.settings import call_form, options_of
 
@@ -51,13 +51,13 @@ def convert_norm(
     "rms" and "dyt" are built as "layer2d", "rms2d" and "dyt2d", for one along the last axis these as those, and "batch" with
     `dim=-1`. From batch norm to batch norm `momentum` and the running statistics, or their absence, are kept too.
     Not kept are `eps`, running statistics in a norm that has none, and a gain or bias that the new norm has no place for
-    (a bias in "rms", both in "none"). "none" returns a copy of its input, so that an activation in place cannot reach the
-    skip. In `nn.TransformerEncoderLayer` the fused path, which computes a layer norm with the norms' parameters, and in
+    (a bias in "rms", both in "none"). "none" returns a copy of its input, and a copy follows what else would put out its input
+    itself, so that an activation in place cannot reach the skip. In `nn.TransformerEncoderLayer` the fused path, which computes a layer norm with the norms' parameters, and in
     `nn.TransformerEncoder` the nested tensors are switched off (`activation_relu_or_gelu`, `use_nested_tensor`).
 
     `example`: an input of the model, a tuple of inputs, or a dict of keywords: then the model is called before and after, as
     in `check_conversion`.
-    Shapes: the new norm takes what the old one took.
+    Shapes: the new norm takes the batches that the old one took (torch's instance norm takes a sample without one as well).
     Raises `ValueError`, and changes nothing, where the model has no such norm or the kind is unknown; with the layer's name
     where a norm cannot be built for a width or an axis, where the old one is lazy, has no single width, takes more than its
     input or computes something else, and where another module reads its parameters or holds it in a plain list; and where
@@ -182,8 +182,8 @@ def _by_function(to: Callable[[int], nn.Module], old: OldNorm) -> tuple[nn.Modul
         return NoNorm(old.width, copy=True), 0
     try:
         made = read_norm(new)
-    except ValueError:
-        return new, 0  # a norm of the caller's own making, whose axis cannot be told
+    except ValueError:  # a norm of the caller's own making, whose axis cannot be told
+        return (nn.Sequential(new, NoNorm(old.width, copy=True)) if puts_out_its_input(new, old.width, old.axis) else new), 0
     # On features without positions the two axes are one.
     if made.axis != old.axis and not isinstance(old.module, nn.BatchNorm1d) and not isinstance(new, NoNorm):
         raise ValueError(

@@ -52,7 +52,9 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.dim == -1 and x.dim() > 2:
-            return super().forward(x.transpose(1, -1)).transpose(1, -1)
+            self._check_input_dim(x)
+            # All positions in one row, so that the output is contiguous, as after every other norm of tokens.
+            return super().forward(x.flatten(0, -2)).reshape(x.shape)
         return super().forward(x)
 
     def extra_repr(self) -> str:

@@ -28,23 +28,47 @@ _TRANSPARENT = {"reversed", "list", "tuple", "iter", "set", "next"}
 def readers(model: nn.Module, name: str, new: nn.Module) -> Iterator[str]:
     """What forward passes of the model read of the norm with this dotted name, beside calling it: "Layer.forward reads norm.eps".
 
-    Seen are attributes of `self.norm` in the methods that `forward` reaches, through local names, loops and indices too.
+    Seen are attributes of `self.norm` in the methods that `forward` reaches, through local names, loops, indices and
+    properties too. Reading the type of a tensor, or whether there is one, is harmless where the new norm can answer.
     """
-    parts = name.split(".")
+    parts, old = name.split("."), model.get_submodule(name)
     for depth in range(len(parts)):
         owner = model.get_submodule(".".join(parts[:depth]))
         path = tuple(part for part in parts[depth:] if not part.isdigit())
-        for method, read, attributes in attributes_read(type(owner), vars(owner).get("forward")):
-            if path and (read == path or (read is None and path[-1] in attributes)):
+        for method, read, attributes, use in attributes_read(type(owner), vars(owner).get("forward")):
+            if path and (read == path or (read is None and path[-1] in attributes) or _by_property(owner, read, old)):
                 for one in sorted(attributes & _OWN if read is None else attributes):
-                    if one in _OWN or not hasattr(new, one):
+                    if _misses(one, use, old, new):
                         yield f"{method} reads {'.'.join(path)}.{one}"
+
+
+def _misses(attribute: str, use: str, old: nn.Module, new: nn.Module) -> bool:
+    """Whether reading an attribute of the new norm ends otherwise than of the old one."""
+    if use == "value":
+        return attribute in _OWN or not hasattr(new, attribute)
+    if use == "type":
+        return getattr(old, attribute, None) is not None and getattr(new, attribute, None) is None
+    return hasattr(old, attribute) and not hasattr(new, attribute)
+
+
+def _by_property(owner: nn.Module, read: Path | None, module: nn.Module) -> bool:
+    """Whether a path leads to a module through a property of its owner's class."""
+    if not read or not isinstance(getattr(type(owner), read[0], None), property):
+        return False
+    place: object = owner
+    try:
+        for part in read:
+            place = getattr(place, part)
+    except Exception:  # whatever a property does before the first forward pass
+        return False
+    return place is module or (isinstance(place, list | tuple | nn.ModuleList) and any(one is module for one in place))
 
 
 @lru_cache(maxsize=4096)
 def attributes_read(cls: type, forward: Callable | None = None) -> tuple:
-    """Method, path and {attribute} of every `self.path.attribute` that a class reads on its way from `forward`.
+    """Method, path, {attribute} and use of every `self.path.attribute` that a class reads on its way from `forward`.
 
+    The use is "value"; "type", as in `self.norm.weight.dtype`; or "presence", as in `self.norm.weight is None`.
     Where there is no source the path is None, and the attributes are all names in the code.
     """
     found, names = [], ["forward"]
@@ -73,7 +97,7 @@ def _reads(owner: str, function: FunctionType) -> tuple[list, list[str]]:
     except (OSError, TypeError, SyntaxError):
         code = getattr(function, "__code__", None)
         used = frozenset(code.co_names if code else ())
-        return ([(label, None, used)] if used & _OWN else []), list(used)
+        return ([(label, None, used, "value")] if used & _OWN else []), list(used)
     definition = next((node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)), None)
     if definition is None or not definition.args.args:
         return [], []
@@ -87,20 +111,20 @@ def _reads(owner: str, function: FunctionType) -> tuple[list, list[str]]:
             _bind(node.target, node.iter, known)
         elif isinstance(node, ast.NamedExpr):
             _bind(node.target, node.value, known)
-    idle = set()
+    uses = {}
     for node in ast.walk(definition):
         if isinstance(node, ast.Attribute) and node.attr in _HARMLESS:
-            idle.add(node.value)
+            uses[node.value] = "type"
         elif isinstance(node, ast.Compare) and any(isinstance(one, ast.Constant) and one.value is None for one in node.comparators):
-            idle.add(node.left)
+            uses[node.left] = "presence"
     reads, called = [], []
     for node in ast.walk(definition):
         if not isinstance(node, ast.Attribute) or (path := _path(node.value, known)) is None:
             continue
         if not path:
             called.append(node.attr)
-        elif isinstance(node.ctx, ast.Load) and node not in idle:
-            reads.append((label, path, frozenset({node.attr})))
+        elif isinstance(node.ctx, ast.Load):
+            reads.append((label, path, frozenset({node.attr}), uses.get(node, "value")))
     return reads, called
 
 

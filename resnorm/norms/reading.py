@@ -126,6 +126,23 @@ def read_norm(old: nn.Module, any_function: bool = False) -> OldNorm:
     )  # fmt: skip
 
 
+def puts_out_its_input(module: nn.Module, width: int, axis: int) -> bool:
+    """Whether a copy of a module, in training or in eval, returns the tensor that it was given, or a view of it."""
+    devices = {tensor.device for tensor in (*module.parameters(), *module.buffers())}
+    twin, device = _twin(module, lambda name, tensor: tensor.detach().clone()), devices.pop() if devices else None
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for space in ((3, 3), (3,), ()):
+            x = torch.ones(2, width, *space, device=device).movedim(1, axis)
+            for training in (True, False):
+                try:
+                    y = twin.train(training)(x)
+                except Exception:  # whatever a module says to an input of another shape
+                    continue
+                if y is x or (isinstance(y, Tensor) and y.device.type != "meta" and y.data_ptr() == x.data_ptr()):
+                    return True
+    return False
+
+
 def _width(old: nn.Module, gain: Tensor | None) -> int:
     sizes = (getattr(old, name, None) for name in _WIDTHS)
     size = next((size for size in sizes if size is not None), None if gain is None else tuple(gain.shape))

@@ -157,6 +157,8 @@ def _matched(
     for slot, path in slots.items():
         if slot not in pieces:
             hint = ', or load with head="skip"' if slot.startswith(family.head) else ""
+            if "running_" in slot:
+                hint = "; named_parameters() leaves it out: give the whole state dict, which has the statistics"
             shape = tuple(own[path].shape)
             raise ValueError(f"no tensor of the weights fills {path!r} of this model, of shape {shape}{hint}{advice}")
         parts = [pieces[slot][piece] for piece in sorted(pieces[slot])]

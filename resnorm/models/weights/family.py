@@ -36,6 +36,7 @@ class Family:
     tensors, to those of ours; see the package's docstring for how it is written.
     `call(tensors)`: the call that builds our network for these tensors, as text for an error; with `configured` it is
     `call(tensors, config)`.
+    `told(source)`: options of that call that no tensor tells, from the network, its configuration or the names of its modules.
     `inputs(model)`: arguments on which both networks can be run.
     `ignored`: regular expressions of tensors that do not change the function. `heads`: those of other heads that the network
     is published with, which `head="skip"` leaves out. `tied`: from a tensor that is a copy to its
@@ -55,6 +56,7 @@ class Family:
     call: Callable[..., str]
     inputs: Callable[[Any], tuple[Tensor, ...]]
     configured: bool = False
+    told: Callable[[Source], Iterable[str]] = lambda source: ()
     ignored: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     tied: Mapping[str, str] | Callable[[Source], Mapping[str, str]] = field(default_factory=dict)
@@ -78,7 +80,8 @@ class Family:
 
     def call_for(self, source: Source) -> str:
         """The call that builds our network for these weights."""
-        return self.call(source.tensors, source.config) if self.configured else self.call(source.tensors)
+        call = self.call(source.tensors, source.config) if self.configured else self.call(source.tensors)
+        return ", ".join([call.removesuffix(")"), *self.told(source)]) + ")"
 
     @cached_property
     def rows(self) -> list[tuple[re.Pattern, tuple[str, ...]]]:

@@ -126,6 +126,11 @@ def antialias(source: Source) -> set[str | None]:
     return {"blur"} if "maxpool.1" in source.modules else {None, "average"}
 
 
+def told_v1(source: Source) -> list[str]:
+    kinds = antialias(source)
+    return [f'antialias="{kind}"' for kind in kinds if kind and len(kinds) == 1]
+
+
 def own_antialias(model: ResNet) -> str | None:
     """What our network does there."""
     if any(isinstance(module, Blur) for module in model.modules()):
@@ -247,7 +252,7 @@ def _classes(tensors: dict[str, Tensor], name: str) -> str:
 FAMILIES = (
     Family(
         name="torchvision's or timm's ResNet", ours=ResNet, signature=("bn1.weight", "layer1.0.conv1.weight"),
-        table=V1, call=call_v1, inputs=image, differences=differences_v1, unchecked=unchecked_v1,
+        table=V1, call=call_v1, told=told_v1, inputs=image, differences=differences_v1, unchecked=unchecked_v1,
     ),
     Family(
         name="timm's ResNetV2 or BiT", ours=ResNet,

@@ -52,8 +52,9 @@ def convert_norm(
     `dim=-1`. From batch norm to batch norm `momentum` and the running statistics, or their absence, are kept too.
     Not kept are `eps`, running statistics in a norm that has none, and a gain or bias that the new norm has no place for
     (a bias in "rms", both in "none"). "none" returns a copy of its input, and a copy follows what else would put out its input
-    itself, so that an activation in place cannot reach the skip. In `nn.TransformerEncoderLayer` the fused path, which computes a layer norm with the norms' parameters, and in
-    `nn.TransformerEncoder` the nested tensors are switched off (`activation_relu_or_gelu`, `use_nested_tensor`).
+    itself, so that an activation in place cannot reach the skip. In `nn.TransformerEncoderLayer` the fused path, which computes
+    a layer norm with the norms' parameters, and in `nn.TransformerEncoder` the nested tensors are switched off
+    (`activation_relu_or_gelu`, `use_nested_tensor`).
 
     `example`: an input of the model, a tuple of inputs, or a dict of keywords: then the model is called before and after, as
     in `check_conversion`.

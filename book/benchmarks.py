@@ -497,7 +497,7 @@ def _conversion_counts(content: Content, folder: Path) -> str:
     for library, conversion in groups:
         of = [row["outcome"] for row in rows if (row["library"], row["conversion"]) == (library, conversion)]
         counted.append(dict(library=library, conversion=conversion, models=len(of)) | {one: of.count(one) for one in _OUTCOMES})
-    shown = [one for one in _OUTCOMES if one != "broken" or any(row[one] for row in counted)]
+    shown = [one for one in _OUTCOMES if one in ("converted", "silently wrong") or any(row[one] for row in counted)]
     return table(counted, {key: key for key in ("library", "conversion", "models", *shown)})
 
 

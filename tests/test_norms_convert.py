@@ -571,8 +571,8 @@ class PutsOutItsInput(nn.Module):
         return x if self.training else x[:]
 
 
-@pytest.mark.parametrize("to", ["none", lambda width: nn.Identity(), lambda width: PutsOutItsInput(),
-                                lambda width: nn.Sequential(), "dyt", "scalar_bias", "rms", "layer", "group(groups=2)"])  # fmt: skip
+@pytest.mark.parametrize("to", ["none", lambda width: nn.Identity(), lambda width: PutsOutItsInput(), lambda width: nn.Sequential(),
+                                "dyt", "scalar_bias", "rms", "layer", "group(groups=2)"])  # fmt: skip
 @pytest.mark.parametrize("affine", [True, False])
 def test_an_activation_in_place_leaves_the_skip_alone(to, affine):
     models = [nn.Sequential(*(PreAct(inplace, nn.BatchNorm2d(4, affine=affine)) for _ in range(2))) for inplace in (True, False)]

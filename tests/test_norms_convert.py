@@ -554,6 +554,16 @@ def test_an_owner_further_out_and_a_plain_list_are_seen():
         convert_norm(Holder(), "group")
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_the_check_leaves_padding_out_that_nested_tensors_drop():
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+    padding = torch.arange(5) >= torch.tensor([[3], [5]])
+    check_conversion(encoder, torch.randn(2, 5, 8), src_key_padding_mask=padding)
+    encoder.layers[1].norm2.forward = lambda x: 2 * x
+    with pytest.raises(ValueError, match="a fused path reads a norm that it does not call"):
+        check_conversion(encoder, torch.randn(2, 5, 8), src_key_padding_mask=padding)
+
+
 # --- activations in place, groups of one value
 
 

@@ -193,8 +193,8 @@ def test_norms_on_images_stay_in_channels_last_forward_and_backward(name, dtype)
 
 
 @pytest.mark.parametrize("name", ["group(groups=8)", "group(groups=1)", "instance"])
-@pytest.mark.parametrize("ratio", [0, 3, 30, 1000])
-@pytest.mark.parametrize("space", [(12, 10), (3, 6, 8)])
+@pytest.mark.parametrize("ratio", [0, 1, 3, 30, 1000])
+@pytest.mark.parametrize("space", [(12, 10), (3, 6, 8), (56, 56)])
 def test_norms_in_channels_last_are_as_exact_as_contiguous(name, ratio, space):
     """torch's kernel for channels_last on CPU takes E[x^2] - E[x]^2, and is off by 0.65 where the mean is 1,000 deviations."""
     torch.manual_seed(0)
@@ -213,6 +213,31 @@ def test_norms_in_channels_last_are_as_exact_as_contiguous(name, ratio, space):
         assert made.is_contiguous(memory_format=layout) and its.is_contiguous(memory_format=layout)
         errors.append(((made - y).abs().max().item(), (its - slope).abs().max().item()))
     assert errors[1][0] < 2 * errors[0][0] + 2e-5 and errors[1][1] < 2 * errors[0][1] + 2e-5
+
+
+@pytest.mark.parametrize("name", ["group(groups=8)", "instance"])
+@pytest.mark.parametrize("kind", ["zero border", "one group", "one sample"])
+def test_norms_in_channels_last_are_exact_where_means_differ(name, kind):
+    torch.manual_seed(0)
+    module, x = norm(name, 16), torch.randn(4, 16, 32, 32)
+    if kind == "zero border":
+        x = nn.functional.pad(x[..., 2:-2, 2:-2] + 30, (2, 2, 2, 2))
+    elif kind == "one group":
+        x[2, 4:6] += 300
+    else:
+        x[1] += 3
+    exact = module.double()(x.double())
+    module.float()
+    made = module(x.contiguous(memory_format=torch.channels_last))
+    assert (made - exact).abs().max() < 2 * (module(x) - exact).abs().max() + 1e-5
+
+
+@pytest.mark.parametrize("name", ["group(groups=8)", "instance"])
+def test_a_sample_in_channels_last_is_normalised_alike_beside_any_neighbour(name):
+    module, last = norm(name, 16), torch.channels_last
+    x = torch.randn(3, 16, 32, 32, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=last)
+    beside = torch.cat([x[:1], x[1:] + 100]).contiguous(memory_format=last)
+    assert torch.equal(module(x)[0], module(beside)[0])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from resnorm import norm
 SHAPES = [(32, 16, 32, 32), (8, 64, 56, 56)]
 NORMS = {"group(groups=8)": 8, "instance": None}
 MEANS = (0, 3, 1000)
-ROUNDS, REPEAT = 61, 1
+ROUNDS, REPEAT = 25, 1
 
 
 def row(name: str, shape: tuple[int, ...], mean: float, rounds: int, repeat: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.convert_norm              results/benchmarks/convert_norm.json; goes on where it was stopped
     python -m benchmarks.convert_norm --quick      two small models: prints and writes nothing
-    python -m benchmarks.convert_norm --only resnet --folder /tmp/here
+    python -m benchmarks.convert_norm --only resnet --folder here
 
 Every model of torchvision, and of every family of timm three models that are called small and those that are named after
 their norm. Weights are random, images small. A conversion is **converted** where the model then passes `check_conversion` beside

@@ -115,7 +115,7 @@ def call_for(network: nn.Module) -> str:
     kinds = {type(module).__name__ for module in network.modules()}
     average = isinstance(getattr(network, "maxpool", None), nn.AvgPool2d)
     pool = "blur" if "BlurPool2d" in kinds else "average" if average else None
-    if pool and call.startswith("resnet("):
+    if pool and call.startswith("resnet(") and "antialias" not in call:
         call = f'{call[:-1]}, antialias="{pool}")'
     return "resnet()" if "does not build" in call else call  # no network of ours has these stages
 

@@ -47,7 +47,12 @@ def started(*words) -> tuple[subprocess.Popen, str]:
     mark = uuid.uuid4().hex
     environment = os.environ | {"PYTHONPATH": str(ROOT), "STARTED_BY_TEST": mark}
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    return subprocess.Popen([sys.executable, *words], env=environment, cwd=ROOT, start_new_session=True, **pipes), mark
+    # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen([sys.executable, *words], env=environment, cwd=ROOT, start_new_session=True, **pipes), mark
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def left(mark: str) -> list[psutil.Process]:

@@ -92,6 +92,21 @@ def _copies(inputs: Any) -> Any:
 
 
 @contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; afterwards every module is in the mode that it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        # By `train`, which a module may have given more to do, from the outside in: it takes the modules inside along.
+        for module, training in modes:
+            if module.training != training:
+                module.train(training)
+
+
+@contextlib.contextmanager
 def _as_it_was(model: nn.Module) -> Iterator[None]:
     """Give back modes, statistics and random numbers after a pass."""
     modes = [(module, module.training) for module in model.modules()]

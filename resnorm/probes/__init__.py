@@ -1,5 +1,6 @@
 """What is measured on a real model: block by block in one pass, and on a trained network."""
 
+from resnorm.norms.checking import evaluating
 from resnorm.probes.affine import affine_maps
 from resnorm.probes.blocks import blocks_of, measure, measure_in_parts, skip_share
 from resnorm.probes.contrast import contrast
@@ -8,7 +9,6 @@ from resnorm.probes.landscape import landscape, landscape_plane
 from resnorm.probes.lesions import lesions
 from resnorm.probes.rank import rank_residual
 from resnorm.probes.reads import reads
-from resnorm.probes.scores import evaluating
 from resnorm.probes.stored import stored_bytes
 from resnorm.probes.streams import activations, mixing
 

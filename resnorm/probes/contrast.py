@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnorm.probes.scores import batch_statistics, evaluating, score
+from resnorm.norms.checking import evaluating
+from resnorm.probes.scores import batch_statistics, score
 
 LUMINANCE = (0.299, 0.587, 0.114)
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from resnorm.probes.scores import evaluating, score
+from resnorm.norms.checking import evaluating
+from resnorm.probes.scores import score
 
 
 def landscape(

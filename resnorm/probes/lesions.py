@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from resnorm.letters import Add, ZeroPad
+from resnorm.norms.checking import evaluating
 from resnorm.probes.blocks import blocks_of
-from resnorm.probes.scores import evaluating, score
+from resnorm.probes.scores import score
 from resnorm.streams import Stack
 
 

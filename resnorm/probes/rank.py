@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from resnorm.probes.blocks import watching
-from resnorm.probes.scores import evaluating
+from resnorm.norms.checking import evaluating
 
 
 def rank_residual(model: nn.Module, x: Tensor, *, part: nn.Module | None = None, **inputs: Any) -> list[dict[str, float | None]]:

@@ -33,21 +33,6 @@ def score(
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; afterwards every module is in the mode that it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        # By `train`, which a module may have given more to do, from the outside in: it takes the modules inside along.
-        for module, training in modes:
-            if module.training != training:
-                module.train(training)
-
-
-@contextmanager
 def batch_statistics(model: nn.Module) -> Iterator[None]:
     """Batch norms take the statistics of the batch, as in training, and leave their running ones as they are.
 

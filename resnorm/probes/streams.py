@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resnorm.norms.checking import evaluating
 from resnorm.probes.blocks import watching
-from resnorm.probes.scores import evaluating
 from resnorm.streams import Hyper, Stack
 
 

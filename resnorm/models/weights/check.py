@@ -1,12 +1,13 @@
 """Two networks compared: the settings of the modules that correspond, and the outputs for one input."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from resnorm.norms.checking import evaluating
 
 # Settings of a module that change what it computes, and no tensor tells.
 SETTINGS = ("eps", "num_groups", "stride", "padding", "dilation", "groups", "padding_mode")
@@ -64,7 +65,7 @@ def _output(network: nn.Module, tensors: dict[str, Tensor], inputs: tuple, head:
     kind = next((value.dtype for value in wide.values() if value.is_floating_point()), torch.float32)
     inputs = tuple(one.to(device, kind if one.is_floating_point() else one.dtype) for one in inputs)
     seen: list[Tensor] = []
-    with evaluating(network), torch.no_grad():
+    with evaluating(network):
         keep = lambda module, given: seen.append(given[0])  # noqa: E731
         hook = head is not None and network.get_submodule(head).register_forward_pre_hook(keep)
         try:
@@ -79,15 +80,3 @@ def _output(network: nn.Module, tensors: dict[str, Tensor], inputs: tuple, head:
 
 def _wide(value: Tensor) -> Tensor:
     return value.float() if value.is_floating_point() and value.dtype.itemsize < 4 else value
-
-
-@contextmanager
-def evaluating(network: nn.Module):
-    """Evaluation mode inside, and each module's own mode afterwards."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -12,7 +12,7 @@ PEERS := $(INSTALLED)-peers-$(shell cksum < benchmarks/requirements.txt | tr ' '
 BENCHMARKS := training_loops language_model engine recursive_skip costs placements cuda_graph load_weights channels_last convert_norm
 
 .DEFAULT_GOAL := help
-.PHONY: help book chapters test bench notebooks screenshots clean distclean
+.PHONY: help book chapters test lint bench notebooks screenshots clean distclean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
@@ -25,6 +25,10 @@ chapters: $(INSTALLED)  ## execute every chapter, without pages (REQUIREMENTS=re
 
 test: $(INSTALLED)  ## run all tests (ARGS="-k words")
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)
+
+lint: $(INSTALLED)  ## check style and imports (ruff; ARGS=--fix repairs)
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check . $(ARGS)
 
 bench: $(PEERS)  ## measure this package beside others into results/benchmarks (ARGS="--quick")
 	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(ARGS); done

@@ -40,13 +40,27 @@ def row(name: str, shape: tuple[int, ...], mean: float, rounds: int, repeat: int
 
     with torch.no_grad():
         exact = F.group_norm(x.double(), groups, module.weight.double(), module.bias.double(), module.eps)
-        errors = {key: (y - exact).abs().max().item() for key, y in (
-            ("error", module(last)), ("torch_error", torch_s(last)), ("contiguous_error", torch_s(x)))}  # fmt: skip
+        errors = {
+            key: (y - exact).abs().max().item()
+            for key, y in (("error", module(last)), ("torch_error", torch_s(last)), ("contiguous_error", torch_s(x)))
+        }
         forward = interleaved(dict(ours=lambda: module(last), torch=lambda: torch_s(last)), rounds, repeat)
-    both = interleaved(dict(ours=lambda: torch.autograd.grad(module(last), tensors, gradient),
-                            torch=lambda: torch.autograd.grad(torch_s(last), tensors, gradient)), rounds, repeat)  # fmt: skip
-    return dict(norm=name, shape=list(shape), mean=mean, **errors, time=min(forward["ours"]) / min(forward["torch"]),
-                time_and_backward=min(both["ours"]) / min(both["torch"]))  # fmt: skip
+    both = interleaved(
+        dict(
+            ours=lambda: torch.autograd.grad(module(last), tensors, gradient),
+            torch=lambda: torch.autograd.grad(torch_s(last), tensors, gradient),
+        ),
+        rounds,
+        repeat,
+    )
+    return dict(
+        norm=name,
+        shape=list(shape),
+        mean=mean,
+        **errors,
+        time=min(forward["ours"]) / min(forward["torch"]),
+        time_and_backward=min(both["ours"]) / min(both["torch"]),
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:

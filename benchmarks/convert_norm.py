@@ -45,15 +45,37 @@ CONVERSIONS: dict[str, tuple[Any, str]] = {
 }
 # Smaller than published where the sizes are free: what is tried is the norms.
 TORCHVISION: dict[str, dict[str, Any]] = {
-    r"^vit_[bl]": dict(image_size=64), r"^vit_h": dict(image_size=56),
+    r"^vit_[bl]": dict(image_size=64),
+    r"^vit_h": dict(image_size=56),
     r"rcnn|retinanet|fcos|ssd": dict(num_classes=3),
-    r"rcnn|retinanet|fcos": dict(min_size=64, max_size=96), r"googlenet|inception_v3": dict(init_weights=False),
-    r"inception_v3": dict(aux_logits=False), r"quantized_": dict(quantize=False),
-}  # fmt: skip
+    r"rcnn|retinanet|fcos": dict(min_size=64, max_size=96),
+    r"googlenet|inception_v3": dict(init_weights=False),
+    r"inception_v3": dict(aux_logits=False),
+    r"quantized_": dict(quantize=False),
+}
 
 
-SMALL = ("test", "atto", "femto", "pico", "nano", "xxt", "xxs", "tiny", "_xs", "mini",
-         "micro", "small", "_s", "lite", "_t", "_0", "18", "26", "50")  # fmt: skip
+SMALL = (
+    "test",
+    "atto",
+    "femto",
+    "pico",
+    "nano",
+    "xxt",
+    "xxs",
+    "tiny",
+    "_xs",
+    "mini",
+    "micro",
+    "small",
+    "_s",
+    "lite",
+    "_t",
+    "_0",
+    "18",
+    "26",
+    "50",
+)
 # Above the first number a model is tried with one conversion of each kind of norm, above the second one of timm not at all.
 BIG, LARGE = 20_000_000, 120_000_000
 OTHER_TASKS = ("detection", "segmentation", "video", "optical_flow", "quantization")

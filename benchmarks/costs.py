@@ -20,8 +20,8 @@ from benchmarks.measure import interleaved, spread, write
 from resnorm.catalog import VARIANTS
 from resnorm.norms import norm
 from resnorm.probes import stored_bytes
-from resnorm.training.memory import keep_freed_memory
 from resnorm.recursion import fuse
+from resnorm.training.memory import keep_freed_memory
 from resnorm.words import BRANCHES, Block
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -114,8 +114,17 @@ def norm_rows(precision: str, rounds: int, repeat: int) -> list[dict[str, Any]]:
         base = dict.fromkeys(("forward", "backward", "time"), times["copy"])
         for name, cost in costs.items():
             found = ratios(times[f"{name} forward"], times[f"{name} backward"], base)
-            rows.append(dict(kind="norm", norm=name, input=layout, shape=list(shape), precision=precision, **found,
-                             memory=cost.saved_bytes / x.nbytes))  # fmt: skip
+            rows.append(
+                dict(
+                    kind="norm",
+                    norm=name,
+                    input=layout,
+                    shape=list(shape),
+                    precision=precision,
+                    **found,
+                    memory=cost.saved_bytes / x.nbytes,
+                )
+            )
     return rows
 
 
@@ -136,8 +145,7 @@ def variant_rows(group: str, precision: str, rounds: int, repeat: int) -> list[d
         # One set of weights for all, and each variant's reference right before it: both find the caches equally warm.
         same = shared.setdefault(plain, branches(variant.block(width)))
         extra = {"X": memory} if "X" in same else {}
-        for name, block in ((f"{variant.name} plain", Block(plain, width, **same)),
-                            (variant.name, variant.block(width, **same))):  # fmt: skip
+        for name, block in ((f"{variant.name} plain", Block(plain, width, **same)), (variant.name, variant.block(width, **same))):
             costs[name] = Cost(fuse(block).to(memory_format=layout), x, precision, **extra)
     times = measured(costs, rounds, repeat)
     rows = []
@@ -146,13 +154,21 @@ def variant_rows(group: str, precision: str, rounds: int, repeat: int) -> list[d
         forward, backward = times[f"{variant.name} plain forward"], times[f"{variant.name} plain backward"]
         both = [sum(pair) for pair in zip(forward, backward, strict=True)]
         found = ratios(
-            times[f"{variant.name} forward"],
-            times[f"{variant.name} backward"],
-            dict(forward=forward, backward=backward, time=both),
+            times[f"{variant.name} forward"], times[f"{variant.name} backward"], dict(forward=forward, backward=backward, time=both)
         )
-        rows.append(dict(kind="variant", variant=variant.name, group=group, word=own.module.word,
-                         reference=plain.module.word, shape=list(shape), precision=precision, **found,
-                         memory=own.saved_bytes / plain.saved_bytes))  # fmt: skip
+        rows.append(
+            dict(
+                kind="variant",
+                variant=variant.name,
+                group=group,
+                word=own.module.word,
+                reference=plain.module.word,
+                shape=list(shape),
+                precision=precision,
+                **found,
+                memory=own.saved_bytes / plain.saved_bytes,
+            )
+        )
     return rows
 
 

@@ -30,10 +30,16 @@ def rows_of(placement: str) -> list[dict[str, Any]]:
         model = experiment.build(data.spec)
         run = fit(model, data, Recipe(**experiment.recipe | CHANGES), cuda_graph=cuda_graph, progress=False)
         rate = run.metrics["tokens_per_second"]
-        rows.append(dict(
-            model=variant(placement).title, layers=experiment.model["depth"], steps=steps, tokens_per_second=rate,
-            ratio=rate / rows[0]["tokens_per_second"] if rows else 1.0, validation_loss=run.metrics["validation_loss"],
-        ))  # fmt: skip
+        rows.append(
+            dict(
+                model=variant(placement).title,
+                layers=experiment.model["depth"],
+                steps=steps,
+                tokens_per_second=rate,
+                ratio=rate / rows[0]["tokens_per_second"] if rows else 1.0,
+                validation_loss=run.metrics["validation_loss"],
+            )
+        )
     return rows
 
 

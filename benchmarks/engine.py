@@ -42,8 +42,16 @@ LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 def pictures(examples: int = 20 * BATCH, size: int = 32) -> DataSet:
     split = lambda count: (torch.randint(256, (count, 3, size, size), dtype=torch.uint8), torch.randint(10, (count,)))  # noqa: E731
     spec = dict(inputs=3, size=size, classes=10)
-    return DataSet("random pictures", "images", split(examples), split(BATCH), split(BATCH), spec=spec,
-                   mean=(0.5, 0.5, 0.5), std=(0.3, 0.3, 0.3))  # fmt: skip
+    return DataSet(
+        "random pictures",
+        "images",
+        split(examples),
+        split(BATCH),
+        split(BATCH),
+        spec=spec,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.3, 0.3, 0.3),
+    )
 
 
 def letters(examples: int = 320, context: int = CONTEXT) -> DataSet:
@@ -112,8 +120,13 @@ class OneByOne(Dataset):
         from torchvision import transforms
 
         self.inputs, self.targets = data.train
-        steps = [transforms.ToPILImage(), transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(),
-                 transforms.ToTensor(), transforms.Normalize(data.mean, data.std)]  # fmt: skip
+        steps = [
+            transforms.ToPILImage(),
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(data.mean, data.std),
+        ]
         self.transform = transforms.Compose(steps)
 
     def __len__(self) -> int:
@@ -131,8 +144,7 @@ def endless(loader: DataLoader):
 def batches(precision: str) -> dict[str, Callable]:
     """The same step, fed by a DataLoader of two workers."""
     engine, data = image_engine(precision), pictures()
-    source = endless(DataLoader(OneByOne(data), BATCH, shuffle=True, drop_last=True, num_workers=2,
-                                persistent_workers=True))  # fmt: skip
+    source = endless(DataLoader(OneByOne(data), BATCH, shuffle=True, drop_last=True, num_workers=2, persistent_workers=True))
 
     def without() -> None:
         inputs, targets = next(source)
@@ -258,50 +270,148 @@ def vmapped() -> dict[str, Callable]:
 # technique -> title, what it is, functions, items of one call, unit, precision, kept
 IMAGES, TOKENS, SECONDS = "images/s", "tokens/s", "us/step"
 IN_PROCESS = {
-    "batches": ("Resident data, batched augmentation", "The training split lies in memory as one tensor, and a batch is "
-                "one indexing of windows, instead of a DataLoader with two workers.", partial(batches, "bf16"), BATCH,
-                IMAGES, "bf16", True),
-    "channels_last": ("channels_last", "The channels of a pixel lie side by side in memory.", partial(layout, "bf16"),
-                      BATCH, IMAGES, "bf16", True),
-    "channels_last_fp32": ("channels_last, fp32", "The same in 32 bits.", partial(layout, "fp32"), BATCH, IMAGES, "fp32",
-                           True),
-    "shortcut": ("A shortcut that stays in channels_last", "The zero-padding shortcut subsamples by average pooling with "
-                 "a window of one pixel instead of a strided slice.", partial(shortcut, "bf16"), BATCH, IMAGES, "bf16",
-                 True),
-    "shortcut_fp32": ("A shortcut that stays in channels_last, fp32", "The same in 32 bits.", partial(shortcut, "fp32"),
-                      BATCH, IMAGES, "fp32", True),
-    "bf16": ("bf16 by autocast", "Convolutions and matrix products in bfloat16, weights and sums in float32.", bf16,
-             BATCH, IMAGES, "bf16", True),
-    "fused_optimiser": ("Fused optimiser", "One kernel for all tensors: the SGD step of a ResNet-110 alone.", optimiser,
-                        None, SECONDS, "fp32", True),
-    "attention": ("Attention written out in 16 bits", "Two matrix products and a softmax instead of the fused kernel, on "
-                  "CPU in bf16.", attention, 32 * CONTEXT, TOKENS, "bf16", True),
-    "no_synchronisation": ("Loss and accuracy stay tensors", "Summed where they are, read once every 50 steps; a model "
-                           "of two small blocks.", synchronisation, None, SECONDS, "fp32", True),
-    "fetching": ("Small batches fetched together", "As many as a core's cache holds; a model of two small blocks.",
-                 fetching, None, SECONDS, "fp32", True),
-    "group_norm": ("GroupNorm beside channels_last", "The 16-bit CPU kernel works on a contiguous copy.", group_norm,
-                   BATCH, IMAGES, "bf16", True),
-    "layer_norm_of_channels": ("LayerNorm over few channels in float32", "Below 64 channels the 16-bit CPU kernel is left "
-                               "out.", layer_norm_of_channels, BATCH, IMAGES, "bf16", True),
+    "batches": (
+        "Resident data, batched augmentation",
+        "The training split lies in memory as one tensor, and a batch is "
+        "one indexing of windows, instead of a DataLoader with two workers.",
+        partial(batches, "bf16"),
+        BATCH,
+        IMAGES,
+        "bf16",
+        True,
+    ),
+    "channels_last": (
+        "channels_last",
+        "The channels of a pixel lie side by side in memory.",
+        partial(layout, "bf16"),
+        BATCH,
+        IMAGES,
+        "bf16",
+        True,
+    ),
+    "channels_last_fp32": ("channels_last, fp32", "The same in 32 bits.", partial(layout, "fp32"), BATCH, IMAGES, "fp32", True),
+    "shortcut": (
+        "A shortcut that stays in channels_last",
+        "The zero-padding shortcut subsamples by average pooling with a window of one pixel instead of a strided slice.",
+        partial(shortcut, "bf16"),
+        BATCH,
+        IMAGES,
+        "bf16",
+        True,
+    ),
+    "shortcut_fp32": (
+        "A shortcut that stays in channels_last, fp32",
+        "The same in 32 bits.",
+        partial(shortcut, "fp32"),
+        BATCH,
+        IMAGES,
+        "fp32",
+        True,
+    ),
+    "bf16": (
+        "bf16 by autocast",
+        "Convolutions and matrix products in bfloat16, weights and sums in float32.",
+        bf16,
+        BATCH,
+        IMAGES,
+        "bf16",
+        True,
+    ),
+    "fused_optimiser": (
+        "Fused optimiser",
+        "One kernel for all tensors: the SGD step of a ResNet-110 alone.",
+        optimiser,
+        None,
+        SECONDS,
+        "fp32",
+        True,
+    ),
+    "attention": (
+        "Attention written out in 16 bits",
+        "Two matrix products and a softmax instead of the fused kernel, on CPU in bf16.",
+        attention,
+        32 * CONTEXT,
+        TOKENS,
+        "bf16",
+        True,
+    ),
+    "no_synchronisation": (
+        "Loss and accuracy stay tensors",
+        "Summed where they are, read once every 50 steps; a model of two small blocks.",
+        synchronisation,
+        None,
+        SECONDS,
+        "fp32",
+        True,
+    ),
+    "fetching": (
+        "Small batches fetched together",
+        "As many as a core's cache holds; a model of two small blocks.",
+        fetching,
+        None,
+        SECONDS,
+        "fp32",
+        True,
+    ),
+    "group_norm": (
+        "GroupNorm beside channels_last",
+        "The 16-bit CPU kernel works on a contiguous copy.",
+        group_norm,
+        BATCH,
+        IMAGES,
+        "bf16",
+        True,
+    ),
+    "layer_norm_of_channels": (
+        "LayerNorm over few channels in float32",
+        "Below 64 channels the 16-bit CPU kernel is left out.",
+        layer_norm_of_channels,
+        BATCH,
+        IMAGES,
+        "bf16",
+        True,
+    ),
     "in_place": ("ReLU in place", "The activation overwrites its input.", in_place, BATCH, IMAGES, "bf16", False),
-    "vmapped_seeds": ("Three seeds in one vmap", "Stacked parameters, one call; group norm, forward and backward.",
-                      vmapped, 3 * BATCH, IMAGES, "bf16", False),
-    "compile": ("torch.compile of the whole network", "`Recipe(compile=True)`, without the time that compiling takes.",
-                partial(compiled, "bf16"), BATCH, IMAGES, "bf16", True),
-    "compile_fp32": ("torch.compile of the whole network, fp32", "The same in 32 bits.", partial(compiled, "fp32"), BATCH,
-                     IMAGES, "fp32", True),
-}  # fmt: skip
+    "vmapped_seeds": (
+        "Three seeds in one vmap",
+        "Stacked parameters, one call; group norm, forward and backward.",
+        vmapped,
+        3 * BATCH,
+        IMAGES,
+        "bf16",
+        False,
+    ),
+    "compile": (
+        "torch.compile of the whole network",
+        "`Recipe(compile=True)`, without the time that compiling takes.",
+        partial(compiled, "bf16"),
+        BATCH,
+        IMAGES,
+        "bf16",
+        True,
+    ),
+    "compile_fp32": (
+        "torch.compile of the whole network, fp32",
+        "The same in 32 bits.",
+        partial(compiled, "fp32"),
+        BATCH,
+        IMAGES,
+        "fp32",
+        True,
+    ),
+}
 # These change the process itself: each side is a process of its own.
 OWN_PROCESS = {
-    "allocator": ("An allocator that keeps memory", "glibc gives back to the kernel nothing that the next step needs "
-                  "again.", "bf16", True),
+    "allocator": (
+        "An allocator that keeps memory",
+        "glibc gives back to the kernel nothing that the next step needs again.",
+        "bf16",
+        True,
+    ),
     "allocator_fp32": ("An allocator that keeps memory, fp32", "The same in 32 bits.", "fp32", True),
-    "large_pages": ("Pages of 2 MiB", "glibc's tunable hugetlb=1, set in the environment before Python starts.", "bf16",
-                    False),
-    "seeds": ("Two seeds as two processes", "One thread each, against one process with two threads; images of both.",
-              "bf16", True),
-}  # fmt: skip
+    "large_pages": ("Pages of 2 MiB", "glibc's tunable hugetlb=1, set in the environment before Python starts.", "bf16", False),
+    "seeds": ("Two seeds as two processes", "One thread each, against one process with two threads; images of both.", "bf16", True),
+}
 
 
 class Child:
@@ -376,8 +486,7 @@ def in_new_processes(technique: str, precision: str, rounds: int) -> tuple[dict,
         children, sides, images = [alone, *pair], {"with": together, "without": in_turn}, 10 * BATCH
     else:
         large = technique == "large_pages"
-        sides = {"with": Child(precision, environment=LARGE_PAGES if large else None),
-                 "without": Child(precision, keep=large)}  # fmt: skip
+        sides = {"with": Child(precision, environment=LARGE_PAGES if large else None), "without": Child(precision, keep=large)}
         children, images = list(sides.values()), 5 * BATCH
     try:
         return interleaved(sides, rounds), images
@@ -388,14 +497,20 @@ def in_new_processes(technique: str, precision: str, rounds: int) -> tuple[dict,
 
 def row(technique, title, what, seconds, items, unit, precision, kept) -> dict:
     """``items`` of one call are None where the seconds of a call are what counts."""
-    values = {
-        side: [1e6 * value if items is None else items / value for value in measured]
-        for side, measured in seconds.items()
-    }
+    values = {side: [1e6 * value if items is None else items / value for value in measured] for side, measured in seconds.items()}
     pairs = zip(seconds["without"], seconds["with"], strict=True)
-    return dict(technique=technique, title=title, what=what, device=torch.get_default_device().type, precision=precision,
-                unit=unit, ratio=spread([without / with_ for without, with_ in pairs]), kept=kept, note="",
-                **{side: spread(measured) for side, measured in values.items()})  # fmt: skip
+    return dict(
+        technique=technique,
+        title=title,
+        what=what,
+        device=torch.get_default_device().type,
+        precision=precision,
+        unit=unit,
+        ratio=spread([without / with_ for without, with_ in pairs]),
+        kept=kept,
+        note="",
+        **{side: spread(measured) for side, measured in values.items()},
+    )
 
 
 def main() -> None:
@@ -433,8 +548,11 @@ def main() -> None:
             del sides
         rows.append(found)
         ratio = found["ratio"]
-        print(f"{name:24s} {found['without']['median']:12.1f} -> {found['with']['median']:12.1f} {found['unit']:9s} "
-              f"{ratio['median']:5.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})", flush=True)  # fmt: skip
+        print(
+            f"{name:24s} {found['without']['median']:12.1f} -> {found['with']['median']:12.1f} {found['unit']:9s} "
+            f"{ratio['median']:5.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})",
+            flush=True,
+        )
     if not chosen.quick and not chosen.only:
         print(write("engine", dict(batch=BATCH, context=CONTEXT, rounds=rounds, model="ResNet-20"), rows))
 

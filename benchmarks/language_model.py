@@ -78,8 +78,9 @@ class EncoderLM(nn.Module):
         nn.init.normal_(self.head.weight, std=WIDTH**-0.5)
 
     def _layer(self) -> nn.Module:
-        layer = nn.TransformerEncoderLayer(WIDTH, HEADS, EXPANSION * WIDTH, dropout=0.0, activation="gelu",
-                                           batch_first=True, norm_first=True)  # fmt: skip
+        layer = nn.TransformerEncoderLayer(
+            WIDTH, HEADS, EXPANSION * WIDTH, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
         for parameter in layer.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -110,9 +111,16 @@ def resnorm(model: nn.Module, data: DataSet, task: Task, precision: str = "fp32"
     """`resnorm.training.fit`."""
     nothing = tuple(part[:0] for part in data.validation)
     recipe = Recipe(
-        epochs=task.steps // (len(data.train[0]) // task.batch_size), batch_size=task.batch_size, optimizer="adamw",
-        lr=task.lr, momentum=BETA1, beta2=BETA2, weight_decay=task.weight_decay, schedule="cosine", precision=precision,
-    )  # fmt: skip
+        epochs=task.steps // (len(data.train[0]) // task.batch_size),
+        batch_size=task.batch_size,
+        optimizer="adamw",
+        lr=task.lr,
+        momentum=BETA1,
+        beta2=BETA2,
+        weight_decay=task.weight_decay,
+        schedule="cosine",
+        precision=precision,
+    )
     fit(model, replace(data, validation=nothing, test=nothing), recipe, seed=task.seed, device=DEVICE, progress=False)
 
 
@@ -124,8 +132,9 @@ def resnorm_bf16(model: nn.Module, data: DataSet, task: Task) -> None:
 def tutorial(model: nn.Module, data: DataSet, task: Task) -> None:
     """The loop of PyTorch's tutorials: a DataLoader, the loss asked for in every step."""
     model.to(DEVICE)
-    train = DataLoader(TensorDataset(*data.train), batch_size=task.batch_size, shuffle=True, drop_last=True,
-                       num_workers=task.workers)  # fmt: skip
+    train = DataLoader(
+        TensorDataset(*data.train), batch_size=task.batch_size, shuffle=True, drop_last=True, num_workers=task.workers
+    )
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.AdamW(model.parameters(), lr=task.lr, betas=(BETA1, BETA2), weight_decay=task.weight_decay)
     scheduler = CosineAnnealingLR(optimizer, task.steps)
@@ -239,9 +248,15 @@ def summary(runs: list[Row]) -> Row:
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
-    return dict(model=f"Transformer, {DEPTH} layers, width {WIDTH}, {HEADS} heads", text=text_name(options),
-                batch_size=options.batch, context=options.context, rounds=options.rounds, warm_steps=options.warm,
-                steps=options.steps)  # fmt: skip
+    return dict(
+        model=f"Transformer, {DEPTH} layers, width {WIDTH}, {HEADS} heads",
+        text=text_name(options),
+        batch_size=options.batch,
+        context=options.context,
+        rounds=options.rounds,
+        warm_steps=options.warm,
+        steps=options.steps,
+    )
 
 
 def text_name(options: argparse.Namespace) -> str:
@@ -288,8 +303,9 @@ def main(arguments: list[str] | None = None) -> None:
         budget = dict(text=text_name(options), epochs=options.epochs)
         # Where the other rows came from stays as it is; every run says for itself.
         names = chosen(LOOPS, options.loops)
-        rows = whole_runs(LOOPS, names, options.seeds, budget, before["rows"], whole_run, options,
-                          partial(save, of=before), summary)  # fmt: skip
+        rows = whole_runs(
+            LOOPS, names, options.seeds, budget, before["rows"], whole_run, options, partial(save, of=before), summary
+        )
         show([row for row in rows if row["kind"] == "accuracy"])
         return
     rows = speed(options)

@@ -33,47 +33,100 @@ TOLERANCE = 1e-4
 VOCABULARY, CONTEXT, LARGEST = 101, 16, 5_000_000
 # Small sizes, under all the names that configurations give them.
 SIZES = dict(
-    vocab_size=VOCABULARY, hidden_size=32, d_model=32, n_embd=32, dim=32, intermediate_size=48, ffn_dim=48, n_inner=48,
-    hidden_dim=48, num_hidden_layers=2, n_layer=2, n_layers=2, num_layers=2, num_attention_heads=4, n_head=4, n_heads=4, num_heads=4,
-    num_key_value_heads=2, head_dim=8, max_position_embeddings=CONTEXT, n_positions=CONTEXT, n_ctx=CONTEXT, type_vocab_size=2,
-    embedding_size=32, word_embed_proj_dim=32, rotary_dim=4, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
-    decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48, num_experts=4, num_local_experts=4, n_routed_experts=4,
-    moe_intermediate_size=16, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    vocab_size=VOCABULARY,
+    hidden_size=32,
+    d_model=32,
+    n_embd=32,
+    dim=32,
+    intermediate_size=48,
+    ffn_dim=48,
+    n_inner=48,
+    hidden_dim=48,
+    num_hidden_layers=2,
+    n_layer=2,
+    n_layers=2,
+    num_layers=2,
+    num_attention_heads=4,
+    n_head=4,
+    n_heads=4,
+    num_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=CONTEXT,
+    n_positions=CONTEXT,
+    n_ctx=CONTEXT,
+    type_vocab_size=2,
+    embedding_size=32,
+    word_embed_proj_dim=32,
+    rotary_dim=4,
+    encoder_layers=2,
+    decoder_layers=2,
+    encoder_attention_heads=4,
+    decoder_attention_heads=4,
+    encoder_ffn_dim=48,
+    decoder_ffn_dim=48,
+    num_experts=4,
+    num_local_experts=4,
+    n_routed_experts=4,
+    moe_intermediate_size=16,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=2,
     attention_types=[[["global", "local"], 1]],
-)  # fmt: skip
+)
 # Settings of the families that we load, which change the function or only its size.
 TRAPS: dict[str, list[dict[str, Any]]] = {
     "gpt2": [
-        dict(scale_attn_by_inverse_layer_idx=True), dict(scale_attn_weights=False), dict(reorder_and_upcast_attn=True),
-        dict(layer_norm_epsilon=1e-3), dict(n_head=2), dict(n_inner=None), dict(tie_word_embeddings=False),
+        dict(scale_attn_by_inverse_layer_idx=True),
+        dict(scale_attn_weights=False),
+        dict(reorder_and_upcast_attn=True),
+        dict(layer_norm_epsilon=1e-3),
+        dict(n_head=2),
+        dict(n_inner=None),
+        dict(tie_word_embeddings=False),
         *(dict(activation_function=name) for name in ("relu", "gelu", "silu", "tanh", "gelu_pytorch_tanh")),
     ],
     "bert": [
-        dict(layer_norm_eps=1e-3), dict(is_decoder=True), dict(position_embedding_type="relative_key"), dict(type_vocab_size=3),
-        dict(num_attention_heads=2), dict(tie_word_embeddings=False),
+        dict(layer_norm_eps=1e-3),
+        dict(is_decoder=True),
+        dict(position_embedding_type="relative_key"),
+        dict(type_vocab_size=3),
+        dict(num_attention_heads=2),
+        dict(tie_word_embeddings=False),
         *(dict(hidden_act=name) for name in ("relu", "gelu_new", "silu", "quick_gelu")),
     ],
     "llama": [
-        dict(rms_norm_eps=1e-3), dict(attention_bias=True), dict(mlp_bias=True), dict(attention_bias=True, mlp_bias=True),
-        dict(head_dim=6), dict(head_dim=None), dict(tie_word_embeddings=True), dict(hidden_act="gelu"), dict(hidden_act="relu"),
-        dict(partial_rotary_factor=0.5), dict(num_key_value_heads=1), dict(num_key_value_heads=4), dict(pretraining_tp=2),
+        dict(rms_norm_eps=1e-3),
+        dict(attention_bias=True),
+        dict(mlp_bias=True),
+        dict(attention_bias=True, mlp_bias=True),
+        dict(head_dim=6),
+        dict(head_dim=None),
+        dict(tie_word_embeddings=True),
+        dict(hidden_act="gelu"),
+        dict(hidden_act="relu"),
+        dict(partial_rotary_factor=0.5),
+        dict(num_key_value_heads=1),
+        dict(num_key_value_heads=4),
+        dict(pretraining_tp=2),
         dict(num_attention_heads=8),
         *(
             dict(rope_parameters=dict(rope_theta=1e4) | rope)
             for rope in (
-                dict(rope_type="default", rope_theta=500.0), dict(rope_type="linear", factor=2.0),
+                dict(rope_type="default", rope_theta=500.0),
+                dict(rope_type="linear", factor=2.0),
                 dict(rope_type="dynamic", factor=2.0),
                 dict(rope_type="yarn", factor=2.0, original_max_position_embeddings=8),
-                dict(
-                    rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
-                    original_max_position_embeddings=8,
-                ),
+                dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=8),
             )
         ),
     ],
     "olmo2": [dict(rms_norm_eps=1e-3), dict(attention_bias=True), dict(num_key_value_heads=4)],
     "gpt_neox": [
-        dict(use_parallel_residual=False), dict(attention_bias=False), dict(hidden_act="relu"), dict(hidden_act="silu"),
+        dict(use_parallel_residual=False),
+        dict(attention_bias=False),
+        dict(hidden_act="relu"),
+        dict(hidden_act="silu"),
         *(
             dict(rope_parameters=dict(rope_type="default", rope_theta=500.0, partial_rotary_factor=part) | rope)
             for part, rope in ((0.25, {}), (0.5, {}), (1.0, {}), (0.25, dict(rope_type="linear", factor=2.0)))
@@ -81,11 +134,13 @@ TRAPS: dict[str, list[dict[str, Any]]] = {
     ],
     "mistral": [dict(sliding_window=5), dict(sliding_window=16), dict(head_dim=None)],
     "qwen2": [
-        dict(use_sliding_window=True, sliding_window=5, max_window_layers=1), dict(tie_word_embeddings=True),
-        dict(use_sliding_window=True, sliding_window=5, max_window_layers=2), dict(use_sliding_window=False, sliding_window=5),
+        dict(use_sliding_window=True, sliding_window=5, max_window_layers=1),
+        dict(tie_word_embeddings=True),
+        dict(use_sliding_window=True, sliding_window=5, max_window_layers=2),
+        dict(use_sliding_window=False, sliding_window=5),
     ],
     "qwen3": [dict(attention_bias=True), dict(head_dim=6), dict(use_sliding_window=True, sliding_window=5, max_window_layers=1)],
-}  # fmt: skip
+}
 
 
 def networks(quick: bool) -> Iterator[tuple[str, dict[str, Any], Callable[[], nn.Module]]]:
@@ -142,9 +197,13 @@ def outcomes(network: nn.Module) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         network.save_pretrained(folder)
         ways = (
-            ("told", network, None), ("told", state, config), ("told", Path(folder), None), ("tensors", state, None),
-            ("tensors", {name: state[name] for name in names}, None), ("tensors", Path(folder) / "model.safetensors", None),
-        )  # fmt: skip
+            ("told", network, None),
+            ("told", state, config),
+            ("told", Path(folder), None),
+            ("tensors", state, None),
+            ("tensors", {name: state[name] for name in names}, None),
+            ("tensors", Path(folder) / "model.safetensors", None),
+        )
         for way, weights, given in ways:
             ours = eval(call, build).eval()
             said.clear()
@@ -181,12 +240,12 @@ def main(arguments: list[str] | None = None) -> None:
         row: dict[str, Any] = dict(network=name, settings={key: str(value) for key, value in settings.items()})
         try:
             network = shaken(build())
-        except Exception as error:  # noqa: BLE001 some need sizes of their own, or packages
+        except Exception as error:
             row["not_built"] = f"{type(error).__name__}: {error}".split("\n")[0][:150]
         else:
             try:
                 row |= outcomes(network)
-            except Exception as error:  # noqa: BLE001 a network that takes more than tokens, or cannot be saved
+            except Exception as error:
                 row["not_run"] = f"{type(error).__name__}: {error}".split("\n")[0][:150]
         rows.append(row)
         what = row.get("outcome") or row.get("not_built") or row.get("not_run")

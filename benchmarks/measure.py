@@ -56,8 +56,13 @@ def spread(values: list[float]) -> dict[str, float]:
     return dict(median=statistics.median(values), low=min(values), high=max(values))
 
 
-def write(name: str, settings: dict[str, Any], rows: list[dict[str, Any]], folder: Path | None = None,
-          provenance: dict[str, Any] | None = None) -> Path:  # fmt: skip
+def write(
+    name: str,
+    settings: dict[str, Any],
+    rows: list[dict[str, Any]],
+    folder: Path | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> Path:
     """Write ``NAME.json`` whole or not at all, with the machine that the rows were measured on.
 
     It goes to ``results/benchmarks`` where no folder is named; that machine is this one where none is given.

@@ -102,9 +102,16 @@ def resnorm(model: nn.Module, data: DataSet, task: Task, precision: str = "fp32"
         data, steps_per_epoch = replace(data, train=tuple(part[:kept] for part in data.train)), task.steps
     nothing = tuple(part[:0] for part in data.validation)
     recipe = Recipe(
-        epochs=-(-task.steps // steps_per_epoch), batch_size=task.batch_size, lr=task.lr, momentum=task.momentum,
-        weight_decay=task.weight_decay, schedule="cosine", augment="crop_flip", precision=precision, compile=compile,
-    )  # fmt: skip
+        epochs=-(-task.steps // steps_per_epoch),
+        batch_size=task.batch_size,
+        lr=task.lr,
+        momentum=task.momentum,
+        weight_decay=task.weight_decay,
+        schedule="cosine",
+        augment="crop_flip",
+        precision=precision,
+        compile=compile,
+    )
     fit(model, replace(data, validation=nothing, test=nothing), recipe, seed=task.seed, device=DEVICE, progress=False)
 
 
@@ -204,9 +211,17 @@ def timm(model: nn.Module, data: DataSet, task: Task) -> None:
     images = Images(data)
     shape = (data.spec["inputs"], data.spec["size"], data.spec["size"])
     train = create_loader(
-        images, shape, task.batch_size, is_training=True, no_aug=True, mean=data.mean, std=data.std,
-        num_workers=task.workers, device=DEVICE, pin_memory=DEVICE.type == "cuda",
-    )  # fmt: skip
+        images,
+        shape,
+        task.batch_size,
+        is_training=True,
+        no_aug=True,
+        mean=data.mean,
+        std=data.std,
+        num_workers=task.workers,
+        device=DEVICE,
+        pin_memory=DEVICE.type == "cuda",
+    )
     # In place of its cropping for ImageNet; turning a batch of bytes into numbers stays with its loader.
     images.transform = Compose([*crop_flip(data), MaybePILToTensor()])
     model.to(DEVICE)
@@ -312,14 +327,24 @@ def transformers(model: nn.Module, data: DataSet, task: Task) -> None:
     logging.set_verbosity_error()
     with TemporaryDirectory() as folder:
         arguments = TrainingArguments(
-            output_dir=folder, max_steps=task.steps, per_device_train_batch_size=task.batch_size, learning_rate=task.lr,
-            lr_scheduler_type="cosine", max_grad_norm=0.0, seed=task.seed, dataloader_num_workers=task.workers,
-            dataloader_drop_last=True, remove_unused_columns=False, save_strategy="no", disable_tqdm=True,
+            output_dir=folder,
+            max_steps=task.steps,
+            per_device_train_batch_size=task.batch_size,
+            learning_rate=task.lr,
+            lr_scheduler_type="cosine",
+            max_grad_norm=0.0,
+            seed=task.seed,
+            dataloader_num_workers=task.workers,
+            dataloader_drop_last=True,
+            remove_unused_columns=False,
+            save_strategy="no",
+            disable_tqdm=True,
             use_cpu=DEVICE.type == "cpu",
-        )  # fmt: skip
+        )
         optimizer = SGD(model.parameters(), **task.sgd)
-        trainer = Trainer(WithLoss(model), arguments, train_dataset=NamedImages(tutorial_images(data)),
-                          optimizers=(optimizer, None))  # fmt: skip
+        trainer = Trainer(
+            WithLoss(model), arguments, train_dataset=NamedImages(tutorial_images(data)), optimizers=(optimizer, None)
+        )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
 

@@ -75,11 +75,16 @@ def placement_rows(experiments: list[Experiment], rounds: int, repeat: int) -> t
     for one in experiments:
         name = placement_of(one)
         pairs = zip(seconds[name], seconds[PREVIOUS.format(name)], strict=True)
-        rows.append(dict(
-            kind="placement", placement=name, word=variant(one.model["variant"]).spell(),
-            precision=engines[name].loop.precision, time=spread([own / base for own, base in pairs]),
-            memory=kept[name] / kept[BASE],
-        ))  # fmt: skip
+        rows.append(
+            dict(
+                kind="placement",
+                placement=name,
+                word=variant(one.model["variant"]).spell(),
+                precision=engines[name].loop.precision,
+                time=spread([own / base for own, base in pairs]),
+                memory=kept[name] / kept[BASE],
+            )
+        )
     return rows, spread([1000 * value for value in seconds[BASE]])
 
 
@@ -96,17 +101,26 @@ def main(arguments: list[str] | None = None) -> None:
     rows, step_ms = placement_rows(experiments, rounds, REPEAT)
     for row in rows:
         time = row["time"]
-        print(f"{row['placement']:28s} time {time['median']:5.2f} ({time['low']:.2f} to {time['high']:.2f})   "
-              f"memory {row['memory']:5.2f}")  # fmt: skip
-    print(f"a step of Pre-Norm: {step_ms['median']:.1f} ms ({step_ms['low']:.1f} to {step_ms['high']:.1f}), "
-          f"{torch.get_num_threads()} threads")  # fmt: skip
+        print(
+            f"{row['placement']:28s} time {time['median']:5.2f} ({time['low']:.2f} to {time['high']:.2f})   "
+            f"memory {row['memory']:5.2f}"
+        )
+    print(
+        f"a step of Pre-Norm: {step_ms['median']:.1f} ms ({step_ms['low']:.1f} to {step_ms['high']:.1f}), "
+        f"{torch.get_num_threads()} threads"
+    )
     if not chosen.quick:
         first = experiments[0]
         settings = dict(
-            rounds=rounds, repeat=REPEAT, keeps_freed_memory=keeps, vocabulary=VOCABULARY, context=first.task["context"],
-            batch_size=first.recipe["batch_size"], **{key: first.model[key] for key in ("depth", "width", "heads")},
+            rounds=rounds,
+            repeat=REPEAT,
+            keeps_freed_memory=keeps,
+            vocabulary=VOCABULARY,
+            context=first.task["context"],
+            batch_size=first.recipe["batch_size"],
+            **{key: first.model[key] for key in ("depth", "width", "heads")},
             pre_norm_step_ms=step_ms,
-        )  # fmt: skip
+        )
         print(write("placements", settings, rows, chosen.folder))
 
 

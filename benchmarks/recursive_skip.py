@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import interleaved, ratios, spread, write
 import resnorm.recursion as module
+from benchmarks.measure import interleaved, ratios, spread, write
 from resnorm.recursion import recursion, recursive_skip, recursive_skip_steps
 from resnorm.training.memory import keep_freed_memory
 
@@ -50,8 +50,11 @@ def forms(compiled: bool) -> dict[tuple[str, int], Callable]:
         if DEVICE.type == "cuda":
             found["affine map per step", order] = lambda x, h, w, b, order=order: steps(x, h, w, b, order)
     if compiled:
-        found |= {(f"{form} compiled", order): torch.compile(function, dynamic=False)
-                  for (form, order), function in list(found.items()) if form != "affine map per step"}  # fmt: skip
+        found |= {
+            (f"{form} compiled", order): torch.compile(function, dynamic=False)
+            for (form, order), function in list(found.items())
+            if form != "affine map per step"
+        }
     return found
 
 
@@ -87,8 +90,10 @@ def rows_of(size: tuple[int, ...], dtype: torch.dtype, rounds: int, compiled: bo
     x, h = (torch.randn(size, device=DEVICE).to(dtype).requires_grad_() for _ in range(2))
     gradient = torch.randn(size, device=DEVICE).to(dtype)
     weight, bias = (torch.ones(size[-1], device=DEVICE, dtype=dtype).requires_grad_() for _ in range(2))
-    functions = {f"{form} {order}": both_ways(function, [x, h, weight, bias], gradient)
-                 for (form, order), function in forms(compiled).items()}  # fmt: skip
+    functions = {
+        f"{form} {order}": both_ways(function, [x, h, weight, bias], gradient)
+        for (form, order), function in forms(compiled).items()
+    }
     rows = _rows(interleaved(functions, rounds, repeat=3), compiled, x, "called from Python")
     if DEVICE.type == "cuda":
         graphs = {name: replayed(function) for name, function in functions.items()}
@@ -104,10 +109,15 @@ def _rows(seconds: dict[str, list[float]], compiled: bool, x: Tensor, launch: st
     rows = []
     for form, order in forms(compiled):
         measured = seconds[f"{form} {order}"]
-        row = dict(size=list(x.shape), dtype=str(x.dtype).removeprefix("torch."), order=order, form=form,
-                   seconds=spread(measured),
-                   ratio_to_layer_norm=spread([a / b for a, b in zip(measured, best, strict=True)]),
-                   ratio_to_order_1=ratios({"one": seconds[f"{form} 1"], "k": measured}, "one")["k"])  # fmt: skip
+        row = dict(
+            size=list(x.shape),
+            dtype=str(x.dtype).removeprefix("torch."),
+            order=order,
+            form=form,
+            seconds=spread(measured),
+            ratio_to_layer_norm=spread([a / b for a, b in zip(measured, best, strict=True)]),
+            ratio_to_order_1=ratios({"one": seconds[f"{form} 1"], "k": measured}, "one")["k"],
+        )
         if DEVICE.type == "cuda":
             row["launch"] = launch
         if DEVICE.type == "cuda" and "closed form" in form:
@@ -115,9 +125,12 @@ def _rows(seconds: dict[str, list[float]], compiled: bool, x: Tensor, launch: st
             row["share_of_copy_bandwidth"] = 8 * x.nbytes / row["seconds"]["median"] / bandwidth()
         rows.append(row)
         ratio = row["ratio_to_layer_norm"]
-        print(f"{tuple(x.shape)!s:16s} {row['dtype']:9s} {row.get('launch', '')} {form:22s} order {order}: "
-              f"{1e3 * row['seconds']['median']:8.3f} ms, {ratio['median']:5.2f} ({ratio['low']:.2f} to "
-              f"{ratio['high']:.2f}) of a layer norm, {row['ratio_to_order_1']['median']:.2f} of order 1", flush=True)  # fmt: skip
+        print(
+            f"{tuple(x.shape)!s:16s} {row['dtype']:9s} {row.get('launch', '')} {form:22s} order {order}: "
+            f"{1e3 * row['seconds']['median']:8.3f} ms, {ratio['median']:5.2f} ({ratio['low']:.2f} to "
+            f"{ratio['high']:.2f}) of a layer norm, {row['ratio_to_order_1']['median']:.2f} of order 1",
+            flush=True,
+        )
     return rows
 
 

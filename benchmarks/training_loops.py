@@ -112,8 +112,9 @@ def limit(options: argparse.Namespace) -> Callable[[], dict[str, dict[str, float
     return lambda: {name: limit_of(convolutions, dtype, options) for name, dtype in DTYPES.items()}
 
 
-def limit_of(convolutions: list[tuple[nn.Conv2d, tuple[int, ...]]], dtype: torch.dtype,
-             options: argparse.Namespace) -> dict[str, float]:  # fmt: skip
+def limit_of(
+    convolutions: list[tuple[nn.Conv2d, tuple[int, ...]]], dtype: torch.dtype, options: argparse.Namespace
+) -> dict[str, float]:
     seconds, passes, copies = 0.0, 0.0, {}
     for number, (module, shape) in enumerate(convolutions):
         x = torch.randn(shape, device=DEVICE, dtype=dtype).contiguous(memory_format=torch.channels_last)
@@ -289,11 +290,17 @@ def other_rows(found: dict[str, list[Any]]) -> list[Row]:
     microseconds = lambda values: spread([1e6 * value for value in values])  # noqa: E731
     return [
         dict(kind="pipeline", batches="resnorm", images_per_second=spread(ours), ratio=spread(over(ours, ours))),
-        dict(kind="pipeline", batches="DataLoader, two workers", images_per_second=spread(theirs),
-             ratio=spread(over(ours, theirs))),
-        dict(kind="overhead", model="linear, digits, batch 64", bare_step_us=microseconds(bare),
-             step_us=microseconds(fitted), ratio=spread(over(fitted, bare))),
-    ]  # fmt: skip
+        dict(
+            kind="pipeline", batches="DataLoader, two workers", images_per_second=spread(theirs), ratio=spread(over(ours, theirs))
+        ),
+        dict(
+            kind="overhead",
+            model="linear, digits, batch 64",
+            bare_step_us=microseconds(bare),
+            step_us=microseconds(fitted),
+            ratio=spread(over(fitted, bare)),
+        ),
+    ]
 
 
 def scaling_rows(process: Process, options: argparse.Namespace) -> list[Row]:
@@ -303,8 +310,15 @@ def scaling_rows(process: Process, options: argparse.Namespace) -> list[Row]:
     for depth, values in by_depth.items():
         blocks = (depth - 2) // 2
         step = [1000 * seconds for seconds, _ in values]
-        rows.append(dict(kind="depth", depth=depth, residual_blocks=blocks, step_ms=spread(step),
-                         step_ms_a_block=spread([value / blocks for value in step])))  # fmt: skip
+        rows.append(
+            dict(
+                kind="depth",
+                depth=depth,
+                residual_blocks=blocks,
+                step_ms=spread(step),
+                step_ms_a_block=spread([value / blocks for value in step]),
+            )
+        )
     whole = Process(whole_epochs, options)
     try:
         images = [count * options.batch * options.steps // 2 for count in (1, 2, 4)]
@@ -313,8 +327,14 @@ def scaling_rows(process: Process, options: argparse.Namespace) -> list[Row]:
     finally:
         whole.close()
     for count, values in by_images.items():
-        rows.append(dict(kind="data", images=count, epoch_seconds=spread(values),
-                         us_an_image=spread([1e6 * value / count for value in values])))  # fmt: skip
+        rows.append(
+            dict(
+                kind="data",
+                images=count,
+                epoch_seconds=spread(values),
+                us_an_image=spread([1e6 * value / count for value in values]),
+            )
+        )
     return rows
 
 
@@ -362,8 +382,7 @@ def summary(runs: list[Row], target: float) -> Row:
     """Mean and standard deviation over the seeds; seconds to the first epoch's end at which ``target`` was reached."""
     last = [run["test_accuracy"] for run in runs]
     seconds = [
-        next((at for at, value in zip(run["seconds"], run["accuracy"], strict=True) if value >= target), None)
-        for run in runs
+        next((at for at, value in zip(run["seconds"], run["accuracy"], strict=True) if value >= target), None) for run in runs
     ]
     return dict(
         seeds=len(runs),
@@ -379,8 +398,14 @@ def summary(runs: list[Row], target: float) -> Row:
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
-    return dict(model="PreAct-ResNet-20", data=options.data, batch_size=options.batch, rounds=options.rounds,
-                warm_steps=options.warm, steps=options.steps)  # fmt: skip
+    return dict(
+        model="PreAct-ResNet-20",
+        data=options.data,
+        batch_size=options.batch,
+        rounds=options.rounds,
+        warm_steps=options.warm,
+        steps=options.steps,
+    )
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -425,8 +450,17 @@ def main(arguments: list[str] | None = None) -> None:
         budget = dict(data=options.data, images=options.images, epochs=options.epochs)
         # Where the other rows came from stays as it is; every run says for itself.
         names = chosen(LOOPS, options.loops)
-        rows = whole_runs(LOOPS, names, options.seeds, budget, before["rows"], whole_run, options,
-                          partial(save, of=before), partial(summary, target=options.target))  # fmt: skip
+        rows = whole_runs(
+            LOOPS,
+            names,
+            options.seeds,
+            budget,
+            before["rows"],
+            whole_run,
+            options,
+            partial(save, of=before),
+            partial(summary, target=options.target),
+        )
         show([row for row in rows if row["kind"] == "accuracy"])
         return
     rows = speed(options)

@@ -214,8 +214,14 @@ def first_round(process: Process, workers: tuple[int, ...]) -> tuple[int, int | 
     return min(found, key=lambda number: found[number][0]), max(peaks, default=None)
 
 
-def speed_rows(loops: dict[str, Loop], seconds: dict[str, list[float]], first: dict[str, tuple[int, int | None]],
-               ours: dict[str, str], rate: str, items: int) -> list[Row]:  # fmt: skip
+def speed_rows(
+    loops: dict[str, Loop],
+    seconds: dict[str, list[float]],
+    first: dict[str, tuple[int, int | None]],
+    ours: dict[str, str],
+    rate: str,
+    items: int,
+) -> list[Row]:
     """A row a loop, from its seconds a step in every round; ``items``: images or tokens of a step.
 
     ``ratio`` and ``ratio_bf16``: how many times as fast ours is, in fp32 and in bf16, round by round.
@@ -235,9 +241,17 @@ def speed_rows(loops: dict[str, Loop], seconds: dict[str, list[float]], first: d
 # -------------------------------------------------------------------------------- runs to the end
 
 
-def whole_runs(loops: dict[str, Loop], names: list[str], seeds: list[int], budget: dict[str, Any], rows: list[Row],
-               start: Callable[..., Any], options: Any, save: Callable[[list[Row]], None],
-               summary: Callable[[list[Row]], Row]) -> list[Row]:  # fmt: skip
+def whole_runs(
+    loops: dict[str, Loop],
+    names: list[str],
+    seeds: list[int],
+    budget: dict[str, Any],
+    rows: list[Row],
+    start: Callable[..., Any],
+    options: Any,
+    save: Callable[[list[Row]], None],
+    summary: Callable[[list[Row]], Row],
+) -> list[Row]:
     """The rows, with those of kind "run", one a loop and seed, and "accuracy", their summary by loop and budget.
 
     ``start(name, options)`` in a new process gives a function of the seed and the number of workers, which gives the
@@ -271,9 +285,7 @@ def _summarised(rows: list[Row], budget: tuple[str, ...], summary: Callable[[lis
     for row in rows:
         if row["kind"] == "run":
             groups.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return rows + [
-        dict(kind="accuracy") | dict(zip(keys, group, strict=True)) | summary(some) for group, some in groups.items()
-    ]
+    return rows + [dict(kind="accuracy") | dict(zip(keys, group, strict=True)) | summary(some) for group, some in groups.items()]
 
 
 def _workers_of(loop: Loop, rows: list[Row]) -> int:

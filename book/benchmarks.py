@@ -14,9 +14,12 @@ from book.chapters import BuildError
 Content = dict[str, Any]
 PLACEHOLDER = re.compile(r"\{\{\s*([\w.]+)\s*\}\}")
 UNITS = {
-    "images_per_second": "images/s", "tokens_per_second": "tokens/s", "peak_memory_bytes": "peak memory",
-    "copy_gb_per_second": "copy (GB/s)", "matrix_product_gflops": "matrix product (GFLOP/s)",
-}  # fmt: skip
+    "images_per_second": "images/s",
+    "tokens_per_second": "tokens/s",
+    "peak_memory_bytes": "peak memory",
+    "copy_gb_per_second": "copy (GB/s)",
+    "matrix_product_gflops": "matrix product (GFLOP/s)",
+}
 DASH = "–"
 
 
@@ -62,15 +65,10 @@ def cell(value: Any, column: str = "") -> str:
 def machine(content: Content) -> str:
     """Where the numbers come from, as one sentence."""
     where = content.get("provenance", {})
-    parts = [
-        f"Measured on {where.get('date', 'an unknown day')[:10]}",
-        str(where.get("device") or "an unknown machine"),
-    ]
+    parts = [f"Measured on {where.get('date', 'an unknown day')[:10]}", str(where.get("device") or "an unknown machine")]
     parts += [f"{where['threads']} thread{'s' if where['threads'] != 1 else ''}"] if where.get("threads") else []
     parts += [f"torch {where['torch']}"] if where.get("torch") else []
-    parts += (
-        [f"commit {where['commit'][:7]}{'+changes' if '+' in where['commit'] else ''}"] if where.get("commit") else []
-    )
+    parts += [f"commit {where['commit'][:7]}{'+changes' if '+' in where['commit'] else ''}"] if where.get("commit") else []
     settings = content.get("settings", {})
     parts += [f"{settings['rounds']} rounds"] if settings.get("rounds") else []
     parts += [str(settings[key]) for key in ("model", "data") if isinstance(settings.get(key), str)]
@@ -132,11 +130,10 @@ def costs(measured: dict[str, Content]) -> str:
     content = measured["costs"]
     norms = _by_precision(content, "norm", ("norm", "input"))
     order = list(_INPUTS)
-    norms.sort(
-        key=lambda row: (order.index(row["input"]) if row["input"] in order else len(order), middle(row["time"]))
+    norms.sort(key=lambda row: (order.index(row["input"]) if row["input"] in order else len(order), middle(row["time"])))
+    shapes = "; ".join(
+        f"{_INPUTS.get(row['input'], row['input'])} {cell(row['shape'])}" for row in {row["input"]: row for row in norms}.values()
     )
-    shapes = "; ".join(f"{_INPUTS.get(row['input'], row['input'])} {cell(row['shape'])}"
-                       for row in {row["input"]: row for row in norms}.values())  # fmt: skip
     norms = [row | dict(name=f"`{row['norm']}`", on=_INPUTS.get(row["input"], row["input"])) for row in norms]
     parts = [
         "## What it costs",
@@ -154,7 +151,7 @@ def costs(measured: dict[str, Content]) -> str:
         "The unit is the plain skip around the same branches, so that what is left is the price of the norms and "
         "scales. The row *Residual* is that skip itself, measured twice: a difference as small as its distance from 1 "
         "is none.",
-    ]  # fmt: skip
+    ]
     from resnorm.catalog import VARIANTS
 
     placements = _by_precision(content, "variant", ("variant", "group"))
@@ -162,8 +159,10 @@ def costs(measured: dict[str, Content]) -> str:
         rows = sorted((row for row in placements if row["group"] == group), key=lambda row: middle(row["time"]))
         rows = [row | dict(name=_link(row["variant"], VARIANTS), word=f"`{row['word']}`") for row in rows]
         units = ", ".join(f"`{word}`" for word in dict.fromkeys(row["reference"] for row in rows))
-        parts += [table(rows, {"name": "placement", "word": "word"} | _COST),
-                  small_print(f"Relative to {units}, on inputs of {cell(rows[0]['shape'])}.")]  # fmt: skip
+        parts += [
+            table(rows, {"name": "placement", "word": "word"} | _COST),
+            small_print(f"Relative to {units}, on inputs of {cell(rows[0]['shape'])}."),
+        ]
     return "\n\n".join(parts)
 
 
@@ -213,9 +212,7 @@ def fill(text: str, measured: dict[str, Content], folder: Path) -> tuple[str, li
         make = PARTS.get(file, {}).get(part) or (_technique(part) if file == "engine" and part else None)
         if make is None:
             allowed = ", ".join(f"{file}.{part}" for file, parts in PARTS.items() for part in parts)
-            raise BuildError(
-                f"{{{{{name}}}}} is no placeholder of book/benchmarks.py; there are {allowed}, engine.TECHNIQUE"
-            )
+            raise BuildError(f"{{{{{name}}}}} is no placeholder of book/benchmarks.py; there are {allowed}, engine.TECHNIQUE")
         made = make(measured[file], folder) if file in measured else ""
         if made:
             return made
@@ -240,8 +237,10 @@ def _gain(row: Content, here: str | None) -> str:
     where = [row.get("precision"), None if row.get("device") in ("cpu", here) else row.get("device")]
     where = ", ".join(filter(None, where))
     ratio = row["ratio"]
-    text = (f"**{number(ratio['median'])} times** as fast ({number(ratio['low'])} to {number(ratio['high'])}): "
-            f"{cell(row['without'])} {cell(row['unit'])} without it, {cell(row['with'])} with it")  # fmt: skip
+    text = (
+        f"**{number(ratio['median'])} times** as fast ({number(ratio['low'])} to {number(ratio['high'])}): "
+        f"{cell(row['without'])} {cell(row['unit'])} without it, {cell(row['with'])} with it"
+    )
     kept = "" if row.get("kept", True) else " Not kept."
     return f"{text}{f', in {where}' if where else ''}.{kept} {row.get('note') or ''}".strip()
 
@@ -251,8 +250,14 @@ def _engine_table(kept: bool) -> Callable[[Content, Path], str]:
         rows = [row for row in content["rows"] if row.get("kept", True) == kept]
         rows = [row | {"without": middle(row["without"]), "with": middle(row["with"])} for row in rows]
         rows.sort(key=lambda row: -middle(row["ratio"]))
-        columns = {"title": "technique", "ratio": "times as fast", "without": "without", "with": "with", "unit": "unit",
-                   "precision": "precision"} | ({} if kept else {"note": "note"})  # fmt: skip
+        columns = {
+            "title": "technique",
+            "ratio": "times as fast",
+            "without": "without",
+            "with": "with",
+            "unit": "unit",
+            "precision": "precision",
+        } | ({} if kept else {"note": "note"})
         columns |= {"device": "on"} if len({row.get("device") for row in rows}) > 1 else {}
         return f"{table(rows, columns)}\n\n{small_print(machine(content))}" if rows else ""
 
@@ -263,9 +268,7 @@ def _engine_figure(content: Content, folder: Path) -> str:
     rows = sorted(content["rows"], key=lambda row: -middle(row["ratio"]))
     names = [row["title"] for row in rows]
     kept = [bool(row.get("kept", True)) for row in rows]
-    return bars(
-        folder / "engine.svg", names, [row["ratio"] for row in rows], "times as fast as without", kept, "kept", unit=1.0
-    )
+    return bars(folder / "engine.svg", names, [row["ratio"] for row in rows], "times as fast as without", kept, "kept", unit=1.0)
 
 
 def _speed_figure(rate: str) -> Callable[[Content, Path], str]:
@@ -286,8 +289,15 @@ def _speed_table(rate: str) -> Callable[[Content, Path], str]:
         # The figure above has the range of the rate; what is to be compared is the ratio.
         rows = [row | {rate: middle(row[rate])} for row in _rows(content, "speed") if rate in row]
         rows.sort(key=lambda row: -row[rate])
-        columns = {"loop": "loop", "precision": "precision", rate: UNITS[rate], "ratio": "this engine over it",
-                   "ratio_bf16": "in bf16 over it", "workers": "workers", "peak_memory_bytes": "memory"}  # fmt: skip
+        columns = {
+            "loop": "loop",
+            "precision": "precision",
+            rate: UNITS[rate],
+            "ratio": "this engine over it",
+            "ratio_bf16": "in bf16 over it",
+            "workers": "workers",
+            "peak_memory_bytes": "memory",
+        }
         return f"{table(rows, columns)}\n\n{small_print(machine(content))}" if rows else ""
 
     return make
@@ -303,7 +313,8 @@ def _speed_summary(rate: str) -> Callable[[Content, Path], str]:
             if times:
                 (fast, first), (slow, last) = times[0], times[-1]
                 sentences.append(
-                    f"In {ours.get('precision')}{', compiled,' if _compiled(ours) else ''} this engine trained {number(middle(ours[rate]))} {UNITS[rate]}, "
+                    f"In {ours.get('precision')}{', compiled,' if _compiled(ours) else ''} this engine trained "
+                    f"{number(middle(ours[rate]))} {UNITS[rate]}, "
                     f"{number(fast)} times as many as the fastest other loop ({first})"
                     + (f" and {number(slow)} times as many as the slowest ({last})." if len(times) > 1 else ".")
                 )
@@ -362,8 +373,11 @@ def _accuracy(content: Content, folder: Path) -> str:
 def _other_kinds(content: Content, folder: Path) -> str:
     """A table of each kind of row beside the speed and the single runs."""
     kinds = dict.fromkeys(row.get("kind") for row in content["rows"])
-    parts = {kind: _accuracy(content, folder) if kind == "accuracy" else whole_table(_rows(content, kind))
-             for kind in kinds if kind not in (None, "speed", "run")}  # fmt: skip
+    parts = {
+        kind: _accuracy(content, folder) if kind == "accuracy" else whole_table(_rows(content, kind))
+        for kind in kinds
+        if kind not in (None, "speed", "run")
+    }
     return "\n\n".join(f"**{kind.replace('_', ' ').capitalize()}**\n\n{part}" for kind, part in parts.items())
 
 
@@ -389,9 +403,7 @@ def recursive_table(content: Content, folder: Path | None = None) -> str:
         by_form: dict[str, Content] = {}
         for row in here:
             if row.get("order") and row.get("ratio_to_layer_norm"):
-                by_form.setdefault(row["form"], {"form": row["form"]})[f"order_{row['order']}"] = row[
-                    "ratio_to_layer_norm"
-                ]
+                by_form.setdefault(row["form"], {"form": row["form"]})[f"order_{row['order']}"] = row["ratio_to_layer_norm"]
         columns = {"form": "form"} | {f"order_{order}": f"order {order}" for order in orders}
         parts += [f"**{', '.join(case)}**", table(by_form.values(), columns)] if by_form else []
     return "\n\n".join([*parts, small_print(machine(content))]) if parts else ""
@@ -413,9 +425,16 @@ def _loaded(content: Content) -> list[Content]:
         equal = "equal" in (*ways[True], *ways[False])
         why = "" if equal else row.get("reason", "").partition(";")[0].partition(" and so on")[0]
         rows.append(
-            dict(network=f"`{row['network']}`", library=row["library"], ours=f"`{row['ours']}`", told=told, alone=alone,
-                 difference=(f"{row['difference']:.0e}" if row["difference"] else "0") if equal else DASH, why=why)
-        )  # fmt: skip
+            dict(
+                network=f"`{row['network']}`",
+                library=row["library"],
+                ours=f"`{row['ours']}`",
+                told=told,
+                alone=alone,
+                difference=(f"{row['difference']:.0e}" if row["difference"] else "0") if equal else DASH,
+                why=why,
+            )
+        )
     return rows
 
 
@@ -437,8 +456,15 @@ def _loaded_summary(content: Content, folder: Path) -> str:
 
 
 def _loaded_table(content: Content, folder: Path) -> str:
-    columns = {"network": "network", "library": "of", "told": "with the network or its configuration", "alone": "tensors alone",
-               "difference": "largest difference", "ours": "into", "why": "why not"}  # fmt: skip
+    columns = {
+        "network": "network",
+        "library": "of",
+        "told": "with the network or its configuration",
+        "alone": "tensors alone",
+        "difference": "largest difference",
+        "ours": "into",
+        "why": "why not",
+    }
     return f":::::{{dropdown}} Every network\n{table(_loaded(content), columns)}\n:::::"
 
 
@@ -481,7 +507,9 @@ def _tried(content: Content) -> list[Content]:
 def _conversion_summary(content: Content, folder: Path) -> str:
     rows, libraries = _tried(content), dict.fromkeys(row["library"] for row in content["rows"])
     tried = {library: len({row["model"] for row in rows if row["library"] == library}) for library in libraries}
-    models = " and ".join(f"{count} of {library} {content['settings'].get(library, '')}".strip() for library, count in tried.items())
+    models = " and ".join(
+        f"{count} of {library} {content['settings'].get(library, '')}".strip() for library, count in tried.items()
+    )
     counts = {outcome: sum(row["outcome"] == outcome for row in rows) for outcome in _OUTCOMES}
     return (
         f"{len(rows)} conversions were tried, on {models}: {counts['converted']} gave a model that passes the check, "
@@ -533,8 +561,9 @@ PARTS: dict[str, dict[str, Callable[[Content, Path], str]]] = {
     "cuda_graph": dict(table=_everything),
     "load_weights": dict(summary=_loaded_summary, table=_loaded_table),
     "load_language_weights": dict(summary=_language_summary),
-    "convert_norm": dict(summary=_conversion_summary, counts=_conversion_counts, reasons=_conversion_reasons,
-                         untried=_conversion_untried),
+    "convert_norm": dict(
+        summary=_conversion_summary, counts=_conversion_counts, reasons=_conversion_reasons, untried=_conversion_untried
+    ),
     "channels_last": dict(table=_everything),
 }
 
@@ -542,8 +571,15 @@ PARTS: dict[str, dict[str, Callable[[Content, Path], str]]] = {
 # -------------------------------------------------------------------------------- the figure
 
 
-def bars(path: Path, names: list[str], spreads: list[Content], unit_name: str, marked: list[bool], meaning: str,
-         unit: float | None = None) -> str:  # fmt: skip
+def bars(
+    path: Path,
+    names: list[str],
+    spreads: list[Content],
+    unit_name: str,
+    marked: list[bool],
+    meaning: str,
+    unit: float | None = None,
+) -> str:
     """Draw horizontal bars with their ranges as SVG; return the picture's Markdown, its alt text made of the numbers.
 
     `marked` bars are filled and hatched, and the key says what that means; `unit` draws a line at that value.
@@ -556,8 +592,10 @@ def bars(path: Path, names: list[str], spreads: list[Content], unit_name: str, m
     with plots.style():
         figure = Figure(figsize=(6.4, 1.2 + 0.36 * len(names)), layout="constrained")
         axes = figure.add_subplot()
-        looks = {True: dict(fc=plots.COLOURS[0] + "73", ec=plots.COLOURS[0], hatch=plots.HATCHES[0]),
-                 False: dict(fc="none", ec=plots.GREY)}  # fmt: skip
+        looks = {
+            True: dict(fc=plots.COLOURS[0] + "73", ec=plots.COLOURS[0], hatch=plots.HATCHES[0]),
+            False: dict(fc="none", ec=plots.GREY),
+        }
         for row, (one, mark) in enumerate(zip(spreads, marked, strict=True)):
             axes.barh(row, one["median"], 0.62, lw=1.2, **looks[mark])
             reach = [[one["median"] - one["low"]], [one["high"] - one["median"]]]
@@ -572,8 +610,7 @@ def bars(path: Path, names: list[str], spreads: list[Content], unit_name: str, m
         figure.legend(handles=[Patch(label=meaning, **looks[True])], loc="outside upper left")
         path.write_text(plots.svg(figure), encoding="utf-8")
     values = "; ".join(
-        f"{name}: {number(one['median'])} ({number(one['low'])} to {number(one['high'])})"
-        + (f", {meaning}" if mark else "")
+        f"{name}: {number(one['median'])} ({number(one['low'])} to {number(one['high'])})" + (f", {meaning}" if mark else "")
         for name, one, mark in zip(names, spreads, marked, strict=True)
     )
     # Brackets would end the text of a Markdown picture.

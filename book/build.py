@@ -29,9 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m book.build", description=__doc__.partition("\n")[0])
     parser.add_argument("--preset", choices=PRESETS, default="smoke", help="size of the experiments (default: smoke)")
     parser.add_argument("--only", action="append", metavar="CHAPTER", help="execute this chapter only; repeatable")
-    parser.add_argument(
-        "--fresh", action="store_true", help="execute again what has not changed, without records of earlier runs"
-    )
+    parser.add_argument("--fresh", action="store_true", help="execute again what has not changed, without records of earlier runs")
     parser.add_argument("--no-pages", action="store_true", help="execute the chapters and render no pages")
     parser.add_argument("--processes", type=int, default=2, help="chapters executed at a time (default: 2)")
     parser.add_argument(
@@ -71,9 +69,7 @@ def build(
     """
     started = time.monotonic()
     if unknown := set(only or []) - set(project.chapters):
-        raise BuildError(
-            f"_toc.yml has no chapter {', '.join(sorted(unknown))}; its chapters are {', '.join(project.chapters)}"
-        )
+        raise BuildError(f"_toc.yml has no chapter {', '.join(sorted(unknown))}; its chapters are {', '.join(project.chapters)}")
     numbers.check_numbers(project)
     print(f"Chapters (preset {preset}):", flush=True)
     folders = chapters.execute_all(project, only or project.chapters, preset, fresh, processes, strict)

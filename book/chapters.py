@@ -58,9 +58,7 @@ class Project:
     def notebook(self, chapter: str) -> Path:
         path = self.root / "notebooks" / f"{chapter}.ipynb"
         if not path.exists():
-            raise BuildError(
-                f"notebooks/{chapter}.ipynb does not exist, but _toc.yml lists it; add it, or take it off the list"
-            )
+            raise BuildError(f"notebooks/{chapter}.ipynb does not exist, but _toc.yml lists it; add it, or take it off the list")
         return path
 
 
@@ -82,9 +80,7 @@ def normalised(notebook: nbformat.NotebookNode, chapter: str, repository: str, b
     """The notebook without outputs, with plain metadata, with the repository's name in badge and install cell."""
     cells = []
     for index, cell in enumerate(notebook.cells):
-        source = COLAB.sub(
-            f"colab.research.google.com/github/{repository}/blob/{branch}/notebooks/{chapter}.ipynb", cell.source
-        )
+        source = COLAB.sub(f"colab.research.google.com/github/{repository}/blob/{branch}/notebooks/{chapter}.ipynb", cell.source)
         source = INSTALL.sub(f"git+https://github.com/{repository}", source)
         metadata = {key: cell.metadata[key] for key in ("tags", "cellView") if cell.metadata.get(key)}
         make = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}[cell.cell_type]
@@ -99,10 +95,7 @@ def normalise(project: Project) -> list[str]:
     for path in sorted((project.root / "notebooks").glob("*.ipynb")):
         before = path.read_text(encoding="utf-8")
         notebook = normalised(
-            nbformat.reads(before, 4),
-            path.stem,
-            stored_repository(project.root),
-            project.config["repository"]["branch"],
+            nbformat.reads(before, 4), path.stem, stored_repository(project.root), project.config["repository"]["branch"]
         )
         after = nbformat.writes(notebook) + "\n"
         if after != before:
@@ -136,8 +129,9 @@ def execution_key(project: Project, chapter: str, preset: str) -> str:
     # requirements/colab.txt installs others than requirements.txt says.
     versions = [metadata.version(name) for name in ("torch", "numpy", "pandas", "matplotlib", "ipython")]
     environment = [platform.python_version(), versions, Path(__file__).read_text(encoding="utf-8")]
-    return fingerprint([*paths, project.root / "requirements.txt"], project.root,
-                       [cells, parameters(notebook, preset), claims, environment])  # fmt: skip
+    return fingerprint(
+        [*paths, project.root / "requirements.txt"], project.root, [cells, parameters(notebook, preset), claims, environment]
+    )
 
 
 def parameters(notebook: nbformat.NotebookNode, preset: str) -> dict:
@@ -147,9 +141,11 @@ def parameters(notebook: nbformat.NotebookNode, preset: str) -> dict:
         raise BuildError("has no cell tagged 'parameters'; add one, empty if there is nothing to choose")
     defaults = {
         target.id: node.value
-        for node in ast.parse(cell.source).body if isinstance(node, ast.Assign)
-        for target in node.targets if isinstance(target, ast.Name)
-    }  # fmt: skip
+        for node in ast.parse(cell.source).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
     if "preset" not in defaults or ast.literal_eval(defaults["preset"]) == preset:
         return {}
     return {"preset": preset}
@@ -160,9 +156,7 @@ def last_execution(project: Project, chapter: str) -> Path | None:
     return next((path for path in (project.build / "executed" / chapter).glob("*") if path.suffix != ".part"), None)
 
 
-def execute_all(
-    project: Project, chapters: list[str], preset: str, fresh: bool, processes: int, strict: bool
-) -> dict[str, Path]:
+def execute_all(project: Project, chapters: list[str], preset: str, fresh: bool, processes: int, strict: bool) -> dict[str, Path]:
     """Execute what has changed, several at a time; return each chapter's folder. Raises BuildError."""
     keys = {chapter: _located(chapter, execution_key, project, chapter, preset) for chapter in chapters}
     folders = {chapter: project.build / "executed" / chapter / key for chapter, key in keys.items()}
@@ -182,9 +176,7 @@ def execute_all(
     pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
     try:
         with ending_with_this_one():
-            waiting = [
-                pool.submit(_execute, project, chapter, preset, folders[chapter], threads, strict) for chapter in pending
-            ]
+            waiting = [pool.submit(_execute, project, chapter, preset, folders[chapter], threads, strict) for chapter in pending]
             for future in waiting:
                 report, failure = future.result()
                 print(report, flush=True)
@@ -203,9 +195,7 @@ def _located(chapter, function, *arguments):
         raise BuildError(f"notebooks/{chapter}.ipynb {error}") from None
 
 
-def _execute(
-    project: Project, chapter: str, preset: str, folder: Path, threads: int, strict: bool
-) -> tuple[str, str | None]:
+def _execute(project: Project, chapter: str, preset: str, folder: Path, threads: int, strict: bool) -> tuple[str, str | None]:
     """Execute one notebook in its own process; return a line for the log, and what failed."""
     import papermill
     from traitlets.config import Config
@@ -230,11 +220,15 @@ def _execute(
     notes, failure = [], None
     try:
         papermill.execute_notebook(
-            str(project.notebook(chapter)), str(part / "notebook.ipynb"), kernel_name="python3", cwd=str(part / "work"),
-            parameters=parameters(nbformat.read(project.notebook(chapter), 4), preset), progress_bar=False,
+            str(project.notebook(chapter)),
+            str(part / "notebook.ipynb"),
+            kernel_name="python3",
+            cwd=str(part / "work"),
+            parameters=parameters(nbformat.read(project.notebook(chapter), 4), preset),
+            progress_bar=False,
             # Sockets in the file system: nobody else on the machine can listen, and ipykernel does not warn.
             config=Config(KernelManager={"transport": "ipc"}),
-        )  # fmt: skip
+        )
         notes = check_outputs(nbformat.read(part / "notebook.ipynb", 4), chapter, strict)
         check_verdicts(project, chapter, part / "claims")
     except BuildError as error:
@@ -263,9 +257,7 @@ def describe_failure(notebook: nbformat.NotebookNode, chapter: str, error: Excep
         for output in cell.get("outputs", []):
             if output.output_type == "error":
                 ours = [
-                    line
-                    for line in COLOUR.sub("", "\n".join(output.traceback)).splitlines()
-                    if re.match(r"File .*resnorm", line)
+                    line for line in COLOUR.sub("", "\n".join(output.traceback)).splitlines() if re.match(r"File .*resnorm", line)
                 ]
                 lines = [_cell(chapter, index, cell), f"  {output.ename}: {COLOUR.sub('', output.evalue)}"]
                 lines += [f"  raised in {line.removeprefix('File ')}" for line in ours[-1:]]
@@ -276,9 +268,7 @@ def describe_failure(notebook: nbformat.NotebookNode, chapter: str, error: Excep
 def stored_cells(notebook: nbformat.NotebookNode) -> list[tuple[int, nbformat.NotebookNode]]:
     """The cells of the stored notebook with their numbers, without those that papermill put in between."""
     papermills = {"injected-parameters", "papermill-error-cell-tag"}
-    return list(
-        enumerate((cell for cell in notebook.cells if not papermills & set(cell.metadata.get("tags", []))), start=1)
-    )
+    return list(enumerate((cell for cell in notebook.cells if not papermills & set(cell.metadata.get("tags", []))), start=1))
 
 
 def _cell(chapter: str, index: int, cell: nbformat.NotebookNode) -> str:
@@ -302,13 +292,9 @@ def check_outputs(notebook: nbformat.NotebookNode, chapter: str, strict: bool) -
         outputs = cell.get("outputs", [])
         figures = [output for output in outputs if any(kind.startswith("image/") for kind in output.get("data", {}))]
         if len(figures) > 1:
-            raise BuildError(
-                f"{_cell(chapter, index, cell)}\n  shows {len(figures)} figures; one a cell, each with its alt text"
-            )
+            raise BuildError(f"{_cell(chapter, index, cell)}\n  shows {len(figures)} figures; one a cell, each with its alt text")
         if figures and not alt_text(figures[0]):
-            raise BuildError(
-                f"{_cell(chapter, index, cell)}\n  shows a figure without alt text; use plots.show(figure, alt)"
-            )
+            raise BuildError(f"{_cell(chapter, index, cell)}\n  shows a figure without alt text; use plots.show(figure, alt)")
         for output in outputs:
             if output.output_type == "stream" and output.name == "stderr":
                 text = f"{_cell(chapter, index, cell)}\n  wrote to stderr: {output.text.strip()}"
@@ -320,11 +306,7 @@ def check_outputs(notebook: nbformat.NotebookNode, chapter: str, strict: bool) -
 
 def check_verdicts(project: Project, chapter: str, folder: Path) -> None:
     """Refuse a chapter whose claims do not all have their verdict."""
-    expected = {
-        claim["id"]
-        for claim in project.claims
-        if claim["chapter"] == chapter and claim["expected"] != "not yet measured"
-    }
+    expected = {claim["id"] for claim in project.claims if claim["chapter"] == chapter and claim["expected"] != "not yet measured"}
     if missing := sorted(expected - {path.stem for path in folder.glob("*.json")}):
         raise BuildError(
             f"notebooks/{chapter}.ipynb gives no verdict on {', '.join(missing)}; call claim(...) with each id, or set "
@@ -336,9 +318,7 @@ def check_ledger(project: Project) -> None:
     """Refuse a claim that no chapter of the book can measure."""
     for claim in project.claims:
         if claim["chapter"] not in project.chapters and claim["expected"] != "not yet measured":
-            raise BuildError(
-                f"book/claims.yml: {claim['id']} is to be measured in {claim['chapter']!r}, which is not in _toc.yml"
-            )
+            raise BuildError(f"book/claims.yml: {claim['id']} is to be measured in {claim['chapter']!r}, which is not in _toc.yml")
 
 
 def verdicts(folders: dict[str, Path]) -> dict[str, dict]:

@@ -16,16 +16,12 @@ from book.render import bibliography_links
 
 NUMBER = re.compile(r"(?<![\w.,/:])(\d+(?:,\d{3})*\.\d+|\d+(?=\s?(?:%|per cent\b|(?:percentage )?points\b)))")
 # Not prose: maths, code, the targets of links, HTML, identifiers of papers.
-_ASIDE = re.compile(
-    r"```.*?```|\$\$.*?\$\$|\$[^$\n]*\$|`[^`\n]*`|\]\([^)]*\)|<[^>]*>|arXiv[: ]\s*\d{4}\.\d{4,5}", re.DOTALL
-)
+_ASIDE = re.compile(r"```.*?```|\$\$.*?\$\$|\$[^$\n]*\$|`[^`\n]*`|\]\([^)]*\)|<[^>]*>|arXiv[: ]\s*\d{4}\.\d{4,5}", re.DOTALL)
 _REFERENCES = re.compile(r"^##+ References.*?(?=^##|\Z)", re.DOTALL | re.MULTILINE)
 _URL = re.compile(r"\]\((https?://[^)\s]+)\)")
 
 
-def unsourced(
-    notebook: nbformat.NotebookNode, published: dict[str, list[str]], keys: dict[str, str]
-) -> list[tuple[int, str]]:
+def unsourced(notebook: nbformat.NotebookNode, published: dict[str, list[str]], keys: dict[str, str]) -> list[tuple[int, str]]:
     """Return (cell, number) for every number that is neither computed nor published.
 
     `published`: figures by key; `keys`: a paper's key by its URL. A cell may print the figures of the papers to which it
@@ -53,19 +49,19 @@ def _published_in(source: str) -> list[str]:
         return []
     return [
         part.value
-        for call in ast.walk(tree) if isinstance(call, ast.Call)
-        for keyword in call.keywords if keyword.arg == "published"
-        for part in ast.walk(keyword.value) if isinstance(part, ast.Constant) and isinstance(part.value, str)
-    ]  # fmt: skip
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        for keyword in call.keywords
+        if keyword.arg == "published"
+        for part in ast.walk(keyword.value)
+        if isinstance(part, ast.Constant) and isinstance(part.value, str)
+    ]
 
 
 def published_figures(project: Project) -> dict[str, list[str]]:
     """The figures of `book/published.yml` by the paper's key; the file may group them in lists, one a table."""
     content = yaml.safe_load((project.root / "book/published.yml").read_text(encoding="utf-8")) or {}
-    return {
-        key: [figure for row in rows for figure in (row if isinstance(row, list) else [row])]
-        for key, rows in content.items()
-    }
+    return {key: [figure for row in rows for figure in (row if isinstance(row, list) else [row])] for key, rows in content.items()}
 
 
 def check_numbers(project: Project) -> None:

@@ -16,19 +16,29 @@ from book.chapters import Project
 
 # The package's modules from the bottom up: a module imports only from those before it (tests/test_structure.py).
 MODULES = (
-    "extras", "norms", "recursion", "drawing", "letters", "words", "streams", "branches", "init", "catalog", "models", "theory",
-    "probes", "data", "training", "lab", "claims", "plots",
-)  # fmt: skip
+    "extras",
+    "norms",
+    "recursion",
+    "drawing",
+    "letters",
+    "words",
+    "streams",
+    "branches",
+    "init",
+    "catalog",
+    "models",
+    "theory",
+    "probes",
+    "data",
+    "training",
+    "lab",
+    "claims",
+    "plots",
+)
 GROUPS = {
     "generic": ("Around any branch", "`F` stands for any learned function: an MLP, two convolutions, attention."),
-    "image": (
-        "Convolutional blocks",
-        "`C` is a convolution, `r` a ReLU; the norm is a batch norm unless you choose another.",
-    ),
-    "transformer": (
-        "Transformer layers",
-        "`A` is self-attention, `X` attention to a memory, `M` a feed-forward network.",
-    ),
+    "image": ("Convolutional blocks", "`C` is a convolution, `r` a ReLU; the norm is a batch norm unless you choose another."),
+    "transformer": ("Transformer layers", "`A` is self-attention, `X` attention to a memory, `M` a feed-forward network."),
     "stream": (
         "Skips that cross the blocks",
         "The word is one block; [the stream](api/streams.md) says what the block reads of those before it.",
@@ -42,8 +52,12 @@ def write_pages(project: Project, source: Path, verdicts: dict[str, dict]) -> No
     keys = bibliography_keys(project)
     measured = benchmarks.read(project.root / "results/benchmarks")
     (source / "api").mkdir(exist_ok=True)
-    pages = {"gallery": gallery(measured), "claims": ledger(project, verdicts, keys), "api/index": api_index(),
-             "api/command_line": command_line(project)}  # fmt: skip
+    pages = {
+        "gallery": gallery(measured),
+        "claims": ledger(project, verdicts, keys),
+        "api/index": api_index(),
+        "api/command_line": command_line(project),
+    }
     pages |= {f"api/{name}": api(name, keys) for name in MODULES}
     for name, text in pages.items():
         (source / f"{name}.md").write_text(text, encoding="utf-8")
@@ -60,9 +74,7 @@ def write_pages(project: Project, source: Path, verdicts: dict[str, dict]) -> No
 
 
 def bibliography_keys(project: Project) -> list[str]:
-    return re.findall(
-        r"^@\w+\{(\w+),", (project.root / "book/references.bib").read_text(encoding="utf-8"), re.MULTILINE
-    )
+    return re.findall(r"^@\w+\{(\w+),", (project.root / "book/references.bib").read_text(encoding="utf-8"), re.MULTILINE)
 
 
 # -------------------------------------------------------------------------------- gallery
@@ -82,22 +94,19 @@ def gallery(measured: dict[str, dict] | None = None) -> str:
         benchmarks.costs(measured or {}),
     ]
     for tag, (title, sentence) in GROUPS.items():
-        parts += [
-            f"## {title}",
-            sentence,
-            *(_variant(one, measured or {}) for one in VARIANTS.values() if tag in one.tags),
-        ]
-    parts += ["## Not built", "What the literature has and the catalog has not, with the reason.",
-              "\n".join(f"- **{name}**: {reason}" for name, reason in NOT_BUILT.items())]  # fmt: skip
+        parts += [f"## {title}", sentence, *(_variant(one, measured or {}) for one in VARIANTS.values() if tag in one.tags)]
+    parts += [
+        "## Not built",
+        "What the literature has and the catalog has not, with the reason.",
+        "\n".join(f"- **{name}**: {reason}" for name, reason in NOT_BUILT.items()),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
 def _variant(variant, measured: dict[str, dict]) -> str:
     width = 64
     block = variant.block(width)
-    branches = sum(
-        p.numel() for name, part in block.named_children() if name.split("_")[1].isupper() for p in part.parameters()
-    )
+    branches = sum(p.numel() for name, part in block.named_children() if name.split("_")[1].isupper() for p in part.parameters())
     learned = sum(parameter.numel() for parameter in block.parameters()) - branches
     options = "".join(f", {name}={value!r}" for name, value in variant.options.items())
     equation, needs, make = block.equation(latex=True), block.ends_in_merge, f".block({width}{options})"
@@ -135,7 +144,7 @@ def _stream_equation(stream) -> str:
 def ledger(project: Project, verdicts: dict[str, dict], keys: list[str]) -> str:
     """Every claim of the book with its verdict: what was measured by this build, and what is published."""
     claims = project.claims
-    counts = {kind: 0 for kind in VERDICTS}
+    counts = dict.fromkeys(VERDICTS, 0)
     sections, refuted = [], []
     # In reading order; a chapter that is still to be written comes last.
     for chapter in sorted({claim["chapter"] for claim in claims}, key=[*project.chapters, *(c["chapter"] for c in claims)].index):
@@ -148,30 +157,38 @@ def ledger(project: Project, verdicts: dict[str, dict], keys: list[str]) -> str:
             if kind == "does not hold":
                 refuted.append(f"- {{ref}}`{claim['statement']} <claim-{claim['id']}>`")
         link = (
-            f"Measured in [](notebooks/{chapter}.ipynb)."
-            if chapter in project.chapters
-            else "The chapter is still to be written."
+            f"Measured in [](notebooks/{chapter}.ipynb)." if chapter in project.chapters else "The chapter is still to be written."
         )
         sections += [f"## {_title(project, chapter)}", link, *rows]
     total = ", ".join(
-        f"{VERDICTS[kind]} {count} {kind.replace('only when', 'on a condition')}"
-        for kind, count in counts.items()
-        if count
+        f"{VERDICTS[kind]} {count} {kind.replace('only when', 'on a condition')}" for kind, count in counts.items() if count
     )
-    return "\n\n".join([
-        "# The claims ledger",
-        "Every claim that a chapter tests, with what this build measured. A claim is an assertion in its notebook: "
-        "when a measurement contradicts its verdict, the book does not build. A published figure from secondary "
-        "sources is marked as such.",
-        "Trained networks are compared seed by seed. A difference counts when its mean is at least twice its standard error "
-        "and no seed contradicts it. With three seeds that is a weak test: of two networks that do not differ, it still "
-        "tells one from the other in $1 - 2/\\sqrt6$, about one in five, of the comparisons. Trust most what returns in "
-        "several settings.",
-        f"{len(claims)} claims: {total}." if claims else "There are no claims yet.",
-        *(["## What did not hold", "Each sentence leads to its measurement, which says where it was made.", "\n".join(refuted)]
-          if refuted else []),
-        *sections,
-    ]) + "\n"  # fmt: skip
+    return (
+        "\n\n".join(
+            [
+                "# The claims ledger",
+                "Every claim that a chapter tests, with what this build measured. A claim is an assertion in its notebook: "
+                "when a measurement contradicts its verdict, the book does not build. A published figure from secondary "
+                "sources is marked as such.",
+                "Trained networks are compared seed by seed. A difference counts when its mean is at least twice its standard "
+                "error and no seed contradicts it. With three seeds that is a weak test: of two networks that do not differ, it "
+                "still tells one from the other in $1 - 2/\\sqrt6$, about one in five, of the comparisons. Trust most what "
+                "returns in several settings.",
+                f"{len(claims)} claims: {total}." if claims else "There are no claims yet.",
+                *(
+                    [
+                        "## What did not hold",
+                        "Each sentence leads to its measurement, which says where it was made.",
+                        "\n".join(refuted),
+                    ]
+                    if refuted
+                    else []
+                ),
+                *sections,
+            ]
+        )
+        + "\n"
+    )
 
 
 def _title(project: Project, chapter: str) -> str:
@@ -182,13 +199,19 @@ def _title(project: Project, chapter: str) -> str:
 
 
 def _claim(claim: dict, verdict: dict, kind: str, keys: list[str]) -> str:
-    rows = [("Claimed by", _cited(str(claim["source"]), keys)), ("Measured", _measured(verdict.get("measured"))),
-            ("Published", verdict.get("published")), ("Note", verdict.get("note"))]  # fmt: skip
+    rows = [
+        ("Claimed by", _cited(str(claim["source"]), keys)),
+        ("Measured", _measured(verdict.get("measured"))),
+        ("Published", verdict.get("published")),
+        ("Note", verdict.get("note")),
+    ]
     details = "".join(f"\n- **{name}:** {_cited(str(value), keys)}" for name, value in rows if value)
     css = kind.replace(" ", "-")
     title = f"{VERDICTS[kind]} {verdict['verdict'].capitalize()}"
-    return (f"(claim-{claim['id']})=\n:::{{admonition}} {title}\n:class: verdict {css}\n"
-            f"{_cited(claim['statement'], keys)}\n{details}\n:::")  # fmt: skip
+    return (
+        f"(claim-{claim['id']})=\n:::{{admonition}} {title}\n:class: verdict {css}\n"
+        f"{_cited(claim['statement'], keys)}\n{details}\n:::"
+    )
 
 
 def _measured(value: object) -> str:
@@ -204,20 +227,22 @@ def api_index() -> str:
     """The list of modules, each with the first sentence of its docstring."""
     rows = []
     for name in MODULES:
-        first = (
-            inspect.getdoc(importlib.import_module(f"resnorm.{name}"))
-            .split("\n\n")[0]
-            .replace("\n", " ")
-            .replace("|", r"\|")
-        )
+        first = inspect.getdoc(importlib.import_module(f"resnorm.{name}")).split("\n\n")[0].replace("\n", " ").replace("|", r"\|")
         rows.append(f"| [{name}]({name}.md) | {first} |")
-    return "\n".join([
-        "# API reference\n",
-        "From the docstrings. A module imports only from modules above it. The most used names come straight "
-        "from `resnorm`: `from resnorm import Block, norm, Stack, VARIANTS, fit`.\n",
-        "| module | what it does |", "|---|---|", *rows,
-        "| [command line](command_line.md) | The same experiments from a terminal: `python -m resnorm`. |",
-    ]) + "\n"  # fmt: skip
+    return (
+        "\n".join(
+            [
+                "# API reference\n",
+                "From the docstrings. A module imports only from modules above it. The most used names come straight "
+                "from `resnorm`: `from resnorm import Block, norm, Stack, VARIANTS, fit`.\n",
+                "| module | what it does |",
+                "|---|---|",
+                *rows,
+                "| [command line](command_line.md) | The same experiments from a terminal: `python -m resnorm`. |",
+            ]
+        )
+        + "\n"
+    )
 
 
 def api(name: str, keys: list[str]) -> str:
@@ -247,12 +272,7 @@ def _object(module: str, name: str, one: object, keys: list[str]) -> str:
             function = getattr(function, "__func__", function)
             if not method.startswith("_") and inspect.isfunction(function) and function.__doc__:
                 body.append(
-                    _directive(
-                        "method",
-                        f"{method}{_signature(function, method=True)}",
-                        _cited(inspect.getdoc(function), keys),
-                        4,
-                    )
+                    _directive("method", f"{method}{_signature(function, method=True)}", _cited(inspect.getdoc(function), keys), 4)
                 )
             elif isinstance(function, property) and function.__doc__:
                 body.append(_directive("property", method, _cited(inspect.getdoc(function), keys), 4))
@@ -274,9 +294,7 @@ def _signature(one: object, method: bool = False) -> str:
     if method and parameters and parameters[0].name in ("self", "cls"):
         parameters = parameters[1:]
     plain = (bool, int, float, str, tuple, type(None), inspect.Parameter.empty.__class__)
-    parameters = [
-        p if isinstance(p.default, plain) or p.default is p.empty else p.replace(default=_Dots()) for p in parameters
-    ]
+    parameters = [p if isinstance(p.default, plain) or p.default is p.empty else p.replace(default=_Dots()) for p in parameters]
     text = str(signature.replace(parameters=parameters)).replace("'", '"')
     return re.sub(r'(: |-> )"([^"]*)"', r"\1\2", text).replace("resnorm.", "").replace(" -> None", "")
 
@@ -290,12 +308,7 @@ def command_line(project: Project) -> str:
     """The help of `python -m resnorm` and of each of its commands."""
 
     def help_of(*command: str) -> str:
-        environment = os.environ | {
-            "COLUMNS": "92",
-            "TERMINAL_WIDTH": "92",
-            "NO_COLOR": "1",
-            "PYTHONPATH": str(project.root),
-        }
+        environment = os.environ | {"COLUMNS": "92", "TERMINAL_WIDTH": "92", "NO_COLOR": "1", "PYTHONPATH": str(project.root)}
         call = [sys.executable, "-m", "resnorm", *command, "--help"]
         text = subprocess.run(call, env=environment, capture_output=True, text=True, check=True).stdout.strip()
         return f"```text\n{text}\n```"

@@ -22,9 +22,11 @@ def ending_with_this_one() -> Iterator[None]:
     before, mark = os.environ.get(MARK), uuid.uuid4().hex
     # In a session of its own: who kills the build's group does not kill the watcher.
     watcher = subprocess.Popen(
-        [sys.executable, "-m", "book.processes", mark], stdin=subprocess.PIPE, start_new_session=True,
+        [sys.executable, "-m", "book.processes", mark],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
         cwd=Path(__file__).parent.parent,
-    )  # fmt: skip
+    )
     os.environ[MARK] = mark
     try:
         yield

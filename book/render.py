@@ -28,11 +28,7 @@ def stage(project: Project, folders: dict[str, Path]) -> Path:
     source = project.build / "source"
     shutil.rmtree(source, ignore_errors=True)
     (source / "notebooks").mkdir(parents=True)
-    for path in [
-        *(project.root / "book").glob("*.md"),
-        project.root / "book/references.bib",
-        project.root / "_toc.yml",
-    ]:
+    for path in [*(project.root / "book").glob("*.md"), project.root / "book/references.bib", project.root / "_toc.yml"]:
         shutil.copy(path, source)
     shutil.copytree(project.root / "book/_static", source / "_static")
     config = project.config
@@ -111,9 +107,7 @@ def vendor_mathjax(html: Path) -> None:
     files = importlib.metadata.files("sphinx-mathjax-offline") or []
     found = next((Path(file.locate()) for file in files if file.name == MATHJAX), None)
     if found is None or hashlib.sha256(found.read_bytes()).hexdigest() != MATHJAX_SHA256:
-        raise BuildError(
-            f"{MATHJAX} of sphinx-mathjax-offline is missing or not MathJax 3.2.2; install requirements.txt again"
-        )
+        raise BuildError(f"{MATHJAX} of sphinx-mathjax-offline is missing or not MathJax 3.2.2; install requirements.txt again")
     (html / "_static/mathjax").mkdir(parents=True, exist_ok=True)
     shutil.copy(found, html / "_static/mathjax" / MATHJAX)
 
@@ -164,16 +158,12 @@ class _Page(HTMLParser):
 def check_site(html: Path) -> list[str]:
     """List what is wrong: anything loaded from elsewhere, a broken internal link, a figure without alt text, a raw table."""
     paths = sorted(html.rglob("*.html"))
-    pages = {
-        path: _Page(path.read_text(encoding="utf-8")) for path in paths if "_static" not in path.relative_to(html).parts
-    }
+    pages = {path: _Page(path.read_text(encoding="utf-8")) for path in paths if "_static" not in path.relative_to(html).parts}
     problems = []
     for path, page in pages.items():
         name = path.relative_to(html)
         problems += [
-            f"{name} loads {one} from the network"
-            for one in page.loads
-            if re.match(r"(https?:)?//", one) or "url(" in one
+            f"{name} loads {one} from the network" for one in page.loads if re.match(r"(https?:)?//", one) or "url(" in one
         ]
         problems += [f"{name} shows {image.get('src')} without alt text" for image in page.images if _nameless(image)]
         problems += [f"{name} shows the text of a table that was not rendered: {head}" for head in page.raw_tables]

@@ -20,16 +20,8 @@ def main() -> int:
         print("No chromium; on Debian: sudo apt install chromium", file=sys.stderr)
         return 1
     # The sandbox does not start as root, which is what containers run as; the page is our own.
-    options = [
-        "--headless",
-        "--no-sandbox",
-        "--hide-scrollbars",
-        "--window-size=1360,900",
-        "--virtual-time-budget=8000",
-    ]
-    subprocess.run(
-        [browser, *options, f"--screenshot={folder / 'page.png'}", (ROOT / "_build/html" / PAGE).as_uri()], check=True
-    )
+    options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--window-size=1360,900", "--virtual-time-budget=8000"]
+    subprocess.run([browser, *options, f"--screenshot={folder / 'page.png'}", (ROOT / "_build/html" / PAGE).as_uri()], check=True)
     return 0
 
 

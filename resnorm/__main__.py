@@ -185,10 +185,16 @@ def variants(json: Json = False) -> None:
     from resnorm.catalog import VARIANTS
 
     rows = [
-        {"name": item.name, "word": item.spell(), "equation": equation(item.spell()), "title": item.title,
-         "sentence": item.sentence, "cite": item.cite}
+        {
+            "name": item.name,
+            "word": item.spell(),
+            "equation": equation(item.spell()),
+            "title": item.title,
+            "sentence": item.sentence,
+            "cite": item.cite,
+        }
         for item in VARIANTS.values()
-    ]  # fmt: skip
+    ]
     if json:
         print(json_format.dumps(rows, ensure_ascii=False))
         return
@@ -320,10 +326,15 @@ def _print_records(records: list, json: bool, metric: str | None) -> None:
         return
     if json:
         rows = [
-            {"name": r.experiment.name, **r.experiment.to_dict(), "status": r.status, "metrics": r.metrics,
-             "provenance": r.provenance}
+            {
+                "name": r.experiment.name,
+                **r.experiment.to_dict(),
+                "status": r.status,
+                "metrics": r.metrics,
+                "provenance": r.provenance,
+            }
             for r in records
-        ]  # fmt: skip
+        ]
         print(json_format.dumps(rows))
     elif records:
         from resnorm.lab import summary

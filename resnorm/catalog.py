@@ -122,9 +122,7 @@ def _example_branches(word: str, width: int, inside: dict[str, dict[str, Any]]) 
     if word.count("C") == 3:
         kernels = [conv1x1(width // 4), conv3x3(), conv1x1(width)]
     of = {letter: inside.get(letter, {}) for letter in "AM"}
-    examples = {
-        "F": mlp(), "M": mlp(**of["M"]), "A": attention(heads, **of["A"]), "X": cross_attention(heads), "C": kernels,
-    }  # fmt: skip
+    examples = {"F": mlp(), "M": mlp(**of["M"]), "A": attention(heads, **of["A"]), "X": cross_attention(heads), "C": kernels}
     return {letter: examples[letter] for letter in examples if letter in word}
 
 
@@ -207,15 +205,9 @@ _ALL = (
     Variant("plain", "Plain", "F", "The branch alone, without a skip.", "he2016deep"),
     Variant("residual", "Residual", "Fa", "The branch learns what to add to its input.", "he2016deep"),
     Variant(
-        "pre",
-        "Pre-Norm",
-        "nFa",
-        "The branch reads a normalised stream; the stream itself is never normalised.",
-        "xiong2020layer",
+        "pre", "Pre-Norm", "nFa", "The branch reads a normalised stream; the stream itself is never normalised.", "xiong2020layer"
     ),
-    Variant(
-        "post", "Post-Norm", "Fan", "Add & Norm: the sum of skip and branch is normalised.", "vaswani2017attention"
-    ),
+    Variant("post", "Post-Norm", "Fan", "Add & Norm: the sum of skip and branch is normalised.", "vaswani2017attention"),
     Variant(
         "skip_after_norm",
         "Skip after the norm",
@@ -223,13 +215,7 @@ _ALL = (
         "Branch and skip both read the normalised stream: with a last norm, Post-Norm on a normalised input.",
         "lescao2022bloom",
     ),
-    Variant(
-        "res_post",
-        "Residual post-norm",
-        "Fna",
-        "The branch's output is normalised before the addition.",
-        "liu2021swin2",
-    ),
+    Variant("res_post", "Residual post-norm", "Fna", "The branch's output is normalised before the addition.", "liu2021swin2"),
     Variant("sandwich", "Sandwich (Peri-LN)", "nFna", "The branch is normalised on both sides.", "kim2025peri"),
     Variant(
         "keel",
@@ -349,14 +335,7 @@ _ALL = (
         settings=lambda: {"a": add(learn="gain")},
         init="fixup",
     ),
-    Variant(
-        "resnet_v1",
-        "ResNet v1",
-        "CnrCnar",
-        "Two convolutions, and a ReLU after the addition.",
-        "he2016deep",
-        tags=IMAGE,
-    ),
+    Variant("resnet_v1", "ResNet v1", "CnrCnar", "Two convolutions, and a ReLU after the addition.", "he2016deep", tags=IMAGE),
     Variant(
         "bottleneck_v1",
         "ResNet v1 bottleneck",

@@ -58,20 +58,16 @@ class Card:
 
     def _repr_html_(self) -> str:
         # Colours of text and background are the page's own, so that the card reads in its light and its dark form.
-        rows = "".join(
-            f'<div style="opacity:.85"><b>{label}:</b> {html.escape(text)}</div>' for label, text in self.rows()
-        )
+        rows = "".join(f'<div style="opacity:.85"><b>{label}:</b> {html.escape(text)}</div>' for label, text in self.rows())
         return (
             f'<div class="claim" id="claim-{self.id}" role="note" style="border:1px solid #78787866;border-left:.35em '
             f'solid {_COLOURS.get(self.kind, _GREY)};border-radius:.3em;padding:.6em 1em;margin:1em 0">'
-            f'<div><b>{_SYMBOLS[self.kind]} Claim: {html.escape(self.verdict)}</b></div>'
+            f"<div><b>{_SYMBOLS[self.kind]} Claim: {html.escape(self.verdict)}</b></div>"
             f'<div style="margin:.25em 0;font-size:1.05em">{html.escape(self.statement)}</div>{rows}</div>'
         )
 
 
-def claim(
-    id: str, measured: Any, holds: bool | None, published: str | None = None, note: str | None = None
-) -> Card:
+def claim(id: str, measured: Any, holds: bool | None, published: str | None = None, note: str | None = None) -> Card:
     """State what was measured on a claim of the book and whether it holds; return its card.
 
     ``id``: an entry of ``book/claims.yml``; ``measured``: a text, a number or a dictionary of numbers; ``holds``: True,
@@ -120,7 +116,7 @@ def read_claims() -> list[dict[str, str]]:
             fields = ", ".join(sorted(needed))
             raise ValueError(f"claims.yml: {name!r} has missing or unknown fields: {wrong}; it needs {fields}")
         expected = str(entry["expected"])
-        if expected not in _SYMBOLS and not expected.startswith("holds only when ") or expected == "holds only when":
+        if (expected not in _SYMBOLS and not expected.startswith("holds only when ")) or expected == "holds only when":
             raise ValueError(
                 f"claims.yml: {name!r} expects {expected!r}; allowed: holds, holds only when ..., does not hold, "
                 "undecided, not yet measured"

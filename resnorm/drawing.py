@@ -64,7 +64,7 @@ class _Layout:
                 x = self.sums[element] = max(ends) - 0.1 * STEP
             if element.kind == "merge" and row:
                 self.lowered.add(row)
-            close = element.kind == "fork" and index or (index + 1 < len(elements) and elements[index + 1].kind == "fork")
+            close = (element.kind == "fork" and index) or (index + 1 < len(elements) and elements[index + 1].kind == "fork")
             x += STEP * (0.62 if close else 0.8 if element.kind in ("fork", "merge") else 1.0)
         return x
 
@@ -99,11 +99,16 @@ def diagram(elements: list[Element], description: str) -> Svg:
             lift, tip, turn = y - HEIGHT / 2 - _lift(end - start) + 8, line - 12, -6
         else:
             lift, tip, turn = line + HEIGHT / 2 + 12, line + 12, 6
-        parts.append(f'<path d="M{start:.1f} {y:.1f} C{start:.1f} {lift:.1f} {start:.1f} {lift:.1f} {start + radius:.1f} '
-                     f'{lift:.1f} H{end - radius:.1f} C{end:.1f} {lift:.1f} {end:.1f} {lift:.1f} {end:.1f} {tip:.1f}"/>')
+        parts.append(
+            f'<path d="M{start:.1f} {y:.1f} C{start:.1f} {lift:.1f} {start:.1f} {lift:.1f} {start + radius:.1f} '
+            f'{lift:.1f} H{end - radius:.1f} C{end:.1f} {lift:.1f} {end:.1f} {lift:.1f} {end:.1f} {tip:.1f}"/>'
+        )
         above = lift - 6 if merge in over else lift + 13
-        notes += [(x, height, text) for x, height, text in (
-            ((start + end) / 2, above, merge.on_skip), (end - 26, line - 7, merge.on_branch)) if text]
+        notes += [
+            (x, height, text)
+            for x, height, text in (((start + end) / 2, above, merge.on_skip), (end - 26, line - 7, merge.on_branch))
+            if text
+        ]
         parts.append(_tip(end, tip, turn))
     parts.append(f'<path d="M{width - 36:.1f} {y - 4:.1f} L{width - 30:.1f} {y:.1f} L{width - 36:.1f} {y + 4:.1f}"/></g>')
     parts.append('<g text-anchor="middle" font-size="15" font-weight="600">')
@@ -118,8 +123,11 @@ def diagram(elements: list[Element], description: str) -> Svg:
 
 def _rows(start: float, end: float, lines: list[float], y: float) -> list[str]:
     """The lines of the rows below the main one: down from the fork, along, and up into the sum."""
-    paths = [f'<path d="M{start:.1f} {y:.1f} V{line - 10:.1f} Q{start:.1f} {line:.1f} {start + 10:.1f} {line:.1f} H{end - 10:.1f} '
-             f'Q{end:.1f} {line:.1f} {end:.1f} {line - 10:.1f} V{y + 12:.1f}"/>' for line in lines]  # fmt: skip
+    paths = [
+        f'<path d="M{start:.1f} {y:.1f} V{line - 10:.1f} Q{start:.1f} {line:.1f} {start + 10:.1f} {line:.1f} H{end - 10:.1f} '
+        f'Q{end:.1f} {line:.1f} {end:.1f} {line - 10:.1f} V{y + 12:.1f}"/>'
+        for line in lines
+    ]
     return [*paths, _tip(end, y + 12, 6)]
 
 
@@ -134,8 +142,10 @@ def _lift(span: float) -> float:
 
 
 def _circle(x: float, y: float, label: str) -> str:
-    return (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="11" fill="#ffffff" stroke="{LINE}" stroke-width="2"/>'
-            f'<text x="{x:.1f}" y="{y + 5:.1f}" fill="#000000">{escape(label)}</text>')
+    return (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="11" fill="#ffffff" stroke="{LINE}" stroke-width="2"/>'
+        f'<text x="{x:.1f}" y="{y + 5:.1f}" fill="#000000">{escape(label)}</text>'
+    )
 
 
 def _shape(x: float, y: float, element: Element) -> str:
@@ -145,6 +155,8 @@ def _shape(x: float, y: float, element: Element) -> str:
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{LINE}"/>{text}'
     if element.kind == "merge":
         return _circle(x, y, element.label)
-    return (f'<rect x="{x - BOX / 2:.1f}" y="{y - HEIGHT / 2:.1f}" width="{BOX}" height="{HEIGHT}" rx="{CORNERS[element.kind]}" '
-            f'fill="{FILLS[element.kind]}"/><text x="{x:.1f}" y="{y + 5:.1f}" fill="{TEXTS[element.kind]}">'
-            f"{escape(element.label)}</text>")
+    return (
+        f'<rect x="{x - BOX / 2:.1f}" y="{y - HEIGHT / 2:.1f}" width="{BOX}" height="{HEIGHT}" rx="{CORNERS[element.kind]}" '
+        f'fill="{FILLS[element.kind]}"/><text x="{x:.1f}" y="{y + 5:.1f}" fill="{TEXTS[element.kind]}">'
+        f"{escape(element.label)}</text>"
+    )

@@ -45,9 +45,7 @@ def _apply(module: nn.Module, rule: Callable[[str, Tensor], None]) -> None:
         else:
             rule(role, tensor)
     if not found:
-        raise ValueError(
-            f"{type(module).__name__} has no branch whose weights have roles; build it from resnorm.branches"
-        )
+        raise ValueError(f"{type(module).__name__} has no branch whose weights have roles; build it from resnorm.branches")
     for child in module.modules():
         if isinstance(child, Convolution):
             child.reset_gain()
@@ -133,9 +131,7 @@ def unit_gain(module: nn.Module) -> None:
 def _needs_relu(rule: str, module: nn.Module) -> None:
     for child in module.modules():
         if getattr(child, "activation", "relu") != "relu":
-            raise ValueError(
-                f"{rule} is derived for ReLU, got an MLP with {child.activation!r}; use mlp(activation='relu')"
-            )
+            raise ValueError(f"{rule} is derived for ReLU, got an MLP with {child.activation!r}; use mlp(activation='relu')")
     if any(role == "query" for role, _ in roles(module)):
         raise ValueError(f"{rule}: the gain of attention depends on its input; use xavier, or a branch mlp()")
 
@@ -147,13 +143,12 @@ def fixup(module: nn.Module, depth: int) -> None:
     m is the number of weights in a row in the branch, of which the last is set to 0; `depth` is L, the number of
     residual branches of the network. The rest of Fixup belongs to the network: a classifier of zeros (`initialise`
     with its `head`), scalar biases (the norm `scalar_bias`) and multipliers (`add(learn="gain")`). Branches that no
-    merge adds keep He's weights. Raises `ValueError` for attention, for another activation than ReLU, and for weight norm or weight standardisation, which have no filter of zeros. Citation: zhang2019fixup.
+    merge adds keep He's weights. Raises `ValueError` for attention, for another activation than ReLU, and
+    for weight norm or weight standardisation, which have no filter of zeros. Citation: zhang2019fixup.
     """
     _needs_relu("fixup", module)
     if any(isinstance(child, Convolution) and child.form for child in module.modules()):
-        raise ValueError(
-            "fixup sets filters to zero, which weight norm and weight standardisation cannot; use conv(weight=None)"
-        )
+        raise ValueError("fixup sets filters to zero, which weight norm and weight standardisation cannot; use conv(weight=None)")
     he(module)
     for block in module.modules():
         if not isinstance(block, Block):

@@ -32,15 +32,36 @@ GREY = "#787878"
 def style() -> AbstractContextManager:
     """Return a context in which matplotlib draws in the house style."""
     settings = {
-        "figure.figsize": (7.6, 4.0), "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
-        "font.size": 11, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
-        "text.color": GREY, "axes.labelcolor": GREY, "axes.edgecolor": GREY, "axes.titlecolor": GREY,
-        "xtick.color": GREY, "ytick.color": GREY, "grid.color": GREY, "grid.alpha": 0.25, "grid.linewidth": 0.6,
-        "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
-        "axes.prop_cycle": cycler(color=COLOURS), "lines.linewidth": 2.0, "lines.markersize": 6,
-        "legend.frameon": False, "legend.handlelength": 2.6, "hatch.linewidth": 0.8,
-        "svg.fonttype": "path", "svg.hashsalt": "resnorm",
-    }  # fmt: skip
+        "figure.figsize": (7.6, 4.0),
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+        "savefig.facecolor": "none",
+        "font.size": 11,
+        "axes.titlesize": 11,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "text.color": GREY,
+        "axes.labelcolor": GREY,
+        "axes.edgecolor": GREY,
+        "axes.titlecolor": GREY,
+        "xtick.color": GREY,
+        "ytick.color": GREY,
+        "grid.color": GREY,
+        "grid.alpha": 0.25,
+        "grid.linewidth": 0.6,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.prop_cycle": cycler(color=COLOURS),
+        "lines.linewidth": 2.0,
+        "lines.markersize": 6,
+        "legend.frameon": False,
+        "legend.handlelength": 2.6,
+        "hatch.linewidth": 0.8,
+        "svg.fonttype": "path",
+        "svg.hashsalt": "resnorm",
+    }
     return matplotlib.rc_context(settings)
 
 
@@ -130,9 +151,7 @@ def curves(
     return figure
 
 
-def by_depth(
-    frame, y: str = "forward_rms", hue: str | None = "label", *, x: str = "block", log: bool = True, **options: Any
-):
+def by_depth(frame, y: str = "forward_rms", hue: str | None = "label", *, x: str = "block", log: bool = True, **options: Any):
     """Draw ``y`` by block, as `curves`, on a logarithmic axis; give the closed form as ``law`` to see both."""
     return curves(frame, x, y, hue, log=log, **options)
 
@@ -179,9 +198,17 @@ def bars(frame, y: str, by: str = "label", *, ylabel: str | None = None, scale: 
 
 
 def dot_table(
-    frame, y: str, by: str, *, panels: str | None = None, names: Sequence[str] | None = None, ylabel: str | None = None,
-    reference: str | None = None, published: dict[str, float | str] | None = None, published_label: str = "published",
-):  # fmt: skip
+    frame,
+    y: str,
+    by: str,
+    *,
+    panels: str | None = None,
+    names: Sequence[str] | None = None,
+    ylabel: str | None = None,
+    reference: str | None = None,
+    published: dict[str, float | str] | None = None,
+    published_label: str = "published",
+):
     """Draw ``y`` as a table of dots: a row a name, a marker a seed, the mean as a tick; the published values beside it.
 
     ``frame``, ``y``, ``by``: as in `curves`; a run without a value counts as diverged. ``panels``: a column, one panel
@@ -246,9 +273,7 @@ def traces(frame, x: str, y: str, panels: str, *, xlabel: str | None = None, yla
     return figure
 
 
-def heat_map(
-    frame, y: str, panels: str | None = "label", *, x: str = "step", rows: str = "block", ylabel: str | None = None
-):
+def heat_map(frame, y: str, panels: str | None = "label", *, x: str = "step", rows: str = "block", ylabel: str | None = None):
     """Draw ``y`` > 0 as colour over ``x`` and ``rows``, a panel for each value of ``panels``, on one logarithmic scale.
 
     ``frame``, ``y``: as in `curves`; seeds are averaged by their geometric mean. Nothing hangs on the colour: lines of
@@ -286,9 +311,18 @@ def heat_map(
 
 
 def cells(
-    frame, y: str, x: str, rows: str, *, panels: str | None = None, names: Sequence[str] | None = None, digits: int = 2,
-    xlabel: str | None = None, ylabel: str | None = None, missing: str = "×",
-):  # fmt: skip
+    frame,
+    y: str,
+    x: str,
+    rows: str,
+    *,
+    panels: str | None = None,
+    names: Sequence[str] | None = None,
+    digits: int = 2,
+    xlabel: str | None = None,
+    ylabel: str | None = None,
+    missing: str = "×",
+):
     """Draw ``y`` as a table of numbers over ``x`` and ``rows``, shaded by their size, a panel for each value of ``panels``.
 
     ``frame``, ``y``: as in `curves`; seeds are averaged, and a cell that has runs but no value shows ``missing``.
@@ -316,8 +350,13 @@ def cells(
                     _draw_cell(ax, place, row, text, 0.0 if value != value else (value - low) / ((high - low) or 1))
                     said.append(f"{text} at {heading}")
                 parts.append(f"{'' if title is None else f'{title}, '}{name}: {', '.join(said)}")
-            ax.set(xlabel=xlabel or x, title="" if title is None else title, xticks=range(len(columns)),
-                   xticklabels=headings, xlim=(-0.5, len(columns) - 0.5))  # fmt: skip
+            ax.set(
+                xlabel=xlabel or x,
+                title="" if title is None else title,
+                xticks=range(len(columns)),
+                xticklabels=headings,
+                xlim=(-0.5, len(columns) - 0.5),
+            )
             ax.grid(visible=False)
         axes[0].set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
         _say_seeds(figure, data, spread="mean")
@@ -326,9 +365,15 @@ def cells(
 
 
 def ridgeline(
-    frame, y: str, panels: str | None = "label", *, rows: str = "block", xlabel: str | None = None,
-    behind: Any = None, log: bool = False,
-):  # fmt: skip
+    frame,
+    y: str,
+    panels: str | None = "label",
+    *,
+    rows: str = "block",
+    xlabel: str | None = None,
+    behind: Any = None,
+    log: bool = False,
+):
     """Draw how the values of ``y`` are distributed, a hill for each of ``rows`` above that of the one before.
 
     ``frame``: tidy, one row a value. ``panels``: a column, one panel for each of its values. Every hill has the same
@@ -345,8 +390,7 @@ def ridgeline(
     edges = numpy.linspace(values.quantile(0.005 if log else 0.0003), values.quantile(0.9998) + 1e-9, 101)
     data = data.assign(**{_VALUE: values})
     hills = {
-        title: {level: hill.to_numpy() for level, hill in _select(data, {panels: title}).groupby(rows)[_VALUE]}
-        for title in titles
+        title: {level: hill.to_numpy() for level, hill in _select(data, {panels: title}).groupby(rows)[_VALUE]} for title in titles
     }
     parts = []
     with style():
@@ -368,9 +412,7 @@ def ridgeline(
     return figure
 
 
-def norm_cubes(
-    names: Sequence[str] = ("batch", "layer2d", "group(groups=1)", "group(groups=2)", "instance", "rms"),
-):
+def norm_cubes(names: Sequence[str] = ("batch", "layer2d", "group(groups=1)", "group(groups=2)", "instance", "rms")):
     """Draw, for each normaliser, which values of a (samples, channels, positions) array share one statistic.
 
     The coloured values are measured: those on which the output at the front corner depends. Names as in
@@ -394,9 +436,7 @@ def norm_cubes(
             count = f"{int(shared.sum())} of {shared.numel()} values"
             parts.append(f"{title} ({name}): {count}, {over}" + (f" ({note})" if note else ""))
     size = " × ".join(f"{length} {what}" for length, what in zip(shared.shape, _AXES, strict=True))
-    figure.alt = (
-        f"Cubes of {size}; in each the values that share one statistic are coloured and hatched. {'; '.join(parts)}."
-    )
+    figure.alt = f"Cubes of {size}; in each the values that share one statistic are coloured and hatched. {'; '.join(parts)}."
     return figure
 
 
@@ -646,11 +686,15 @@ def _legend(figure, names: list, predicted: bool) -> None:
         return
     handles = [
         Line2D(
-            [], [], color=COLOURS[i % len(COLOURS)], marker=MARKERS[i % len(MARKERS)],
-            linestyle="-" if predicted else LINES[i % len(LINES)], lw=1.2 if predicted else 2.0,
+            [],
+            [],
+            color=COLOURS[i % len(COLOURS)],
+            marker=MARKERS[i % len(MARKERS)],
+            linestyle="-" if predicted else LINES[i % len(LINES)],
+            lw=1.2 if predicted else 2.0,
         )
         for i in range(len(names))
-    ]  # fmt: skip
+    ]
     figure.legend(handles, [str(name) for name in names], loc="outside upper left", ncols=min(3, len(names)))
 
 

@@ -1,18 +1,19 @@
 r"""Predictions in closed form: how signal and gradient pass through a stack of words at initialisation.
 
-The algebra of a word. At initialisation a branch with unit gain returns a fresh direction of the same size: $\operatorname{E} F(h)^2 =
-\operatorname{E} h^2$, uncorrelated with everything before it. So every value inside a block is a combination of uncorrelated
-sources, the block's input $x$ and the output $f_j$ of each branch,
+The algebra of a word. At initialisation a branch with unit gain returns a fresh direction of the same size:
+$\operatorname{E} F(h)^2 = \operatorname{E} h^2$, uncorrelated with everything before it. So every
+value inside a block is a combination of uncorrelated sources, the block's input $x$ and the output $f_j$ of each branch,
 
 $$h = a\,x + \sum_j b_j f_j, \qquad \operatorname{E} h^2 = a^2 \operatorname{E} x^2 + \sum_j b_j^2 \operatorname{E} f_j^2,$$
 
 and each letter acts on the coefficients: `n` divides them by the RMS, `a` adds the skip's to them, a branch starts a new source.
-The same coefficients carry the gradient back. With a branch whose backward gain is $\beta = \operatorname{E} \lVert J_F^T g
-\rVert^2 / \lVert g \rVert^2$, a norm's Jacobian close to $1/\text{RMS}$, and $J_j$ the Jacobian of $f_j$,
+The same coefficients carry the gradient back. With a branch whose backward gain is
+$\beta = \operatorname{E} \lVert J_F^T g \rVert^2 / \lVert g \rVert^2$, a norm's Jacobian close to
+$1/\text{RMS}$, and $J_j$ the Jacobian of $f_j$,
 
 $$\operatorname{E} \lVert J^T g \rVert^2 = \Big(a^2 + \sum_j b_j^2 \operatorname{E} \lVert J_j \rVert^2\Big) \lVert g \rVert^2.$$
 
-Nothing here knows the name of a variant: the laws of the book ($2^{L/2}$, $\sqrt{1+L}$, the halving angle) all come out of the word.
+No variant is named here: the laws of the book ($2^{L/2}$, $\sqrt{1+L}$, the halving angle) all come out of the word.
 Citations: he2016identity (the product of skip scalars), xiong2020layer (Pre- and Post-Norm), de2020batch (the branch's share).
 """
 
@@ -71,9 +72,14 @@ class _Value:
 
 
 def through_block(
-    word: str, variance: float = 1.0, skip: float = 1.0, gain: float = 1.0, backward: float = 1.0, alpha: float = 0.05,
+    word: str,
+    variance: float = 1.0,
+    skip: float = 1.0,
+    gain: float = 1.0,
+    backward: float = 1.0,
+    alpha: float = 0.05,
     scale: float | None = None,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     r"""Pass one block: the output's variance, the squared backward gain, and the share of x in the output.
 
     `variance`: $\operatorname{E} x^2$ of the input; `skip`, `gain`: the scalars of every `a`; `backward`: $\beta$ of every branch;
@@ -92,8 +98,10 @@ def through_block(
                 h = step.predict(h, x, first, scalars)
             except NotImplementedError as error:
                 (letter,) = error.args
-                raise ValueError(f"letter {letter.symbol!r} at position {letter.position} of {word!r}: the algebra covers branches, "
-                                 "n, a, b, l, h, d, p, |, brackets, s with scale=...; put activations inside the branch") from None
+                raise ValueError(
+                    f"letter {letter.symbol!r} at position {letter.position} of {word!r}: the algebra covers branches, "
+                    "n, a, b, l, h, d, p, |, brackets, s with scale=...; put activations inside the branch"
+                ) from None
     direct = h.coefficients.get(0, 0.0) ** 2 * variance
     rest = h.power - direct
     share = math.sqrt(direct / rest) if rest > 1e-12 * max(direct, 1e-300) else math.inf
@@ -101,9 +109,14 @@ def through_block(
 
 
 def predict(
-    word: str, depth: int, skip: float = 1.0, gain: float = 1.0, backward: float = 1.0, alpha: float = 0.05,
+    word: str,
+    depth: int,
+    skip: float = 1.0,
+    gain: float = 1.0,
+    backward: float = 1.0,
+    alpha: float = 0.05,
     scale: float | None = None,
-) -> list[dict[str, float]]:  # fmt: skip
+) -> list[dict[str, float]]:
     r"""Predict a stack of `depth` equal words at initialisation, for an input of RMS 1: one row a block, tidy.
 
     Rows 0 to `depth` hold `block`; `forward_rms`, $\mathrm{RMS}(x_l)$ of the stream after that block; `gradient`,

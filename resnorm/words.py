@@ -105,15 +105,22 @@ class _Parser:
             raise _error(self.word, position, "merges before any branch has run; put a branch (upper case) before it")
         elif symbol in MERGES and symbol != "b":
             if not self.branched:
-                raise _error(self.word, position, "merges before any branch has run since the skip was taken; put a branch "
-                                                  "(upper case) before it")
+                raise _error(
+                    self.word,
+                    position,
+                    "merges before any branch has run since the skip was taken; put a branch (upper case) before it",
+                )
             self.bar = None
         (self.segments[-1].steps if self.bracket is None else self.part).append(LETTERS[symbol].at(position))
 
     def _mark(self, position: int, symbol: str) -> None:
         if self.bracket is not None:
-            raise _error(self.word, position, f"stands inside the bracket of position {self.bracket}, whose parts share the skip "
-                                              "from outside; close the bracket before it")
+            raise _error(
+                self.word,
+                position,
+                f"stands inside the bracket of position {self.bracket}, whose parts share the skip "
+                "from outside; close the bracket before it",
+            )
         if symbol == " ":
             if self.word[:position].endswith(" ") or position in (0, len(self.word) - 1):
                 raise _error(self.word, position, "starts an empty sub-block; write one blank between two sub-blocks")
@@ -123,8 +130,12 @@ class _Parser:
 
     def _open(self, position: int) -> None:
         if self.bracket is not None:
-            raise _error(self.word, position, f"opens inside the bracket of position {self.bracket}; brackets do not nest: put all "
-                                              "branches side by side in one, as in '[A,X,M]'")
+            raise _error(
+                self.word,
+                position,
+                f"opens inside the bracket of position {self.bracket}; brackets do not nest: put all "
+                "branches side by side in one, as in '[A,X,M]'",
+            )
         self.bracket, self.part, self.parts = position, [], []
         self.before = self.branched, self.anywhere
 
@@ -296,8 +307,12 @@ class _Builder:
             if isinstance(step, Bracket):
                 widths = [self.build(part, width, skip_width, shared=True)[0] for part in step.parts]
                 if len(set(widths)) > 1:
-                    raise _error(self.word, step.position, f"has parts of the widths {', '.join(map(str, widths))}, which cannot "
-                                                           "be summed; give every part the same width")
+                    raise _error(
+                        self.word,
+                        step.position,
+                        f"has parts of the widths {', '.join(map(str, widths))}, which cannot "
+                        "be summed; give every part the same width",
+                    )
                 width, shared = widths[0], False
                 continue
             module = self._module(step, width, skip_width)
@@ -305,8 +320,12 @@ class _Builder:
                 shared = False
                 continue
             if shared and _writes_in_place(module):
-                raise _error(self.word, step.position, "would write in place into the skip, or into what the parts beside it read; "
-                                                       "build its first operation with inplace=False")
+                raise _error(
+                    self.word,
+                    step.position,
+                    "would write in place into the skip, or into what the parts beside it read; "
+                    "build its first operation with inplace=False",
+                )
             self.modules[step.name] = module
             width, shared = _out_width(module, width), shared and _hands_on(module)
         return width, shared
@@ -367,8 +386,10 @@ class Block(nn.Module):
     def _share(self, first: str, other: str) -> None:
         for name, parameter in self._modules[first].named_parameters():
             if self._modules[other].get_parameter(name).shape != parameter.shape:
-                raise WordError(f"{first} and {other} of {self.word!r} have different shapes and cannot be tied; give each "
-                                "occurrence its own setting")
+                raise WordError(
+                    f"{first} and {other} of {self.word!r} have different shapes and cannot be tied; give each "
+                    "occurrence its own setting"
+                )
             owner, _, leaf = name.rpartition(".")
             setattr(self._modules[other].get_submodule(owner), leaf, parameter)
 
@@ -381,8 +402,10 @@ class Block(nn.Module):
         """Run the word on x, (batch, ...) to (batch, ...); `inputs` are extra arguments for a letter: `X=dict(memory=m)`."""
         for letter, given in inputs.items():
             if letter not in self.word or letter not in BRANCHES:
-                raise ValueError(f"the word {self.word!r} has no branch {letter!r} to take an input; its branches are "
-                                 f"{', '.join(sorted(set(self.word) & set(BRANCHES)))}")
+                raise ValueError(
+                    f"the word {self.word!r} has no branch {letter!r} to take an input; its branches are "
+                    f"{', '.join(sorted(set(self.word) & set(BRANCHES)))}"
+                )
             if not isinstance(given, dict):
                 raise TypeError(f"{letter} got a {type(given).__name__}; give its arguments by name, as {letter}=dict(mask=mask)")
         modules, h = self._modules, x

@@ -149,7 +149,7 @@ def test_the_lab_profiles_with_the_first_batch_and_nothing_but_admin(tmp_path, m
     monkeypatch.setattr(init, "admin", lambda model, *inputs: (admin(model, *inputs), seen.append((model, inputs))))
     store = Store(tmp_path)
     record = lab.run(RUN, store, progress=False)
-    (model, (x,)), = seen  # fmt: skip
+    ((model, (x,)),) = seen
     assert record.status == "finished" and all((skip > 1).all() for skip in skips(model)[1:])
     kept = []
     other = lab.run(RUN.replace("model.variant", "post"), store, progress=False)

@@ -11,7 +11,6 @@ from torch import nn
 from benchmarks import channels_last, convert_norm, language_model, load_language_weights, placements, training_loops
 from benchmarks.peers import LOOPS, OURS, Task, batches
 from benchmarks.turns import Clock, Process, chosen, first_round, speed_rows
-from resnorm import lab
 from resnorm.data import load
 from resnorm.lab.plans.placements import NEWCOMERS, PLACEMENTS
 from resnorm.training import Recipe, learning_rates
@@ -36,8 +35,10 @@ def test_quick_run_writes_the_agreed_form(written):
     kinds = dict.fromkeys(row["kind"] for row in written["rows"])
     assert list(kinds) == ["speed", "limit", "pipeline", "overhead", "depth", "data"]
     assert [(row["loop"], row["precision"]) for row in written["rows"] if row["kind"] == "speed"] == [
-        ("resnorm", "fp32"), ("resnorm", "bf16"), ("PyTorch tutorial, no workers", "fp32")
-    ]  # fmt: skip
+        ("resnorm", "fp32"),
+        ("resnorm", "bf16"),
+        ("PyTorch tutorial, no workers", "fp32"),
+    ]
     found = spreads(written["rows"])
     assert len(found) > 20 and all(0 < one["low"] <= one["median"] <= one["high"] for one in found)
 
@@ -213,7 +214,7 @@ def test_every_placement_takes_whole_steps_of_its_own_network(monkeypatch):
             shapes = []
             inner = engine.loop.model.stack.blocks[0]  # nGPT scales its logits in 32 bits
             hook = inner.register_forward_hook(
-                lambda _, inputs, y: shapes.append((inputs[0].shape[:2], torch.is_autocast_enabled("cpu")))
+                lambda _, inputs, y, shapes=shapes: shapes.append((inputs[0].shape[:2], torch.is_autocast_enabled("cpu")))
             )
             # One step more than an epoch has: the first goes on where a rate of the warm-up is above 0.
             for _ in range(engine.loop.steps_per_epoch + 1):
@@ -256,9 +257,7 @@ def test_placements_are_divided_by_the_step_before_them(monkeypatch):
         assert len({id(engine) for engine in engines[::2]}) == 1 and len(set(map(id, engines[1::2]))) == len(EVERY)
         times = {name: 1.0 + place // 2 for place, name in enumerate(names)}
         times |= {name: 2 * times[name] for name in names[1::2] if name != "pre"}
-        return dict(settle=[9.0] * 3) | {
-            name: [one, 3 * one, one * (5 if name == "post" else 1)] for name, one in times.items()
-        }
+        return dict(settle=[9.0] * 3) | {name: [one, 3 * one, one * (5 if name == "post" else 1)] for name, one in times.items()}
 
     monkeypatch.setattr(placements, "interleaved", seconds)
     rows, step_ms = placements.placement_rows(small_zoo(), 3, 1)
@@ -272,9 +271,10 @@ def test_placements_are_divided_by_the_step_before_them(monkeypatch):
 def test_language_weights_are_equal_or_refused_where_their_configuration_is_told():
     pytest.importorskip("transformers")
     wanted = {
-        "llama (LlamaForCausalLM)": ("equal", "equal"), "megatron-bert (MegatronBertForMaskedLM)": ("refused", "refused"),
+        "llama (LlamaForCausalLM)": ("equal", "equal"),
+        "megatron-bert (MegatronBertForMaskedLM)": ("refused", "refused"),
         "granite (GraniteForCausalLM)": ("refused", "other"),
-    }  # fmt: skip
+    }
     for name, settings, build in load_language_weights.networks(quick=False):
         if name in wanted and not settings:
             torch.manual_seed(0)
@@ -299,6 +299,8 @@ def test_loaded_weights_have_an_outcome_for_each_way():
     row = load_weights.outcomes(network, 32, load_weights.plain(call))
     assert list(row["outcomes"].values()) == ["refused", "refused", "unchecked", "unchecked", "refused"]
     assert "antialias='blur'" in row["reason"] and "anti-aliasing" in row["said"]
+
+
 class Sly(nn.Module):
     """Reads its norm where no reader of its source sees it, and does not call it in eval."""
 

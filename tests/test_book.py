@@ -68,9 +68,7 @@ CHANGES = {
     "package": lambda project: (project.root / "resnorm/new.py").write_text("x = 1\n"),
     "versions": lambda project: (project.root / "requirements.txt").write_text("torch==1.0\n"),
     "record": lambda project: (project.root / "results/records/a.json").write_text("{}"),
-    "claim": lambda project: (project.root / "book/claims.yml").write_text(
-        yaml.safe_dump([CLAIM | {"expected": "does not hold"}])
-    ),
+    "claim": lambda project: (project.root / "book/claims.yml").write_text(yaml.safe_dump([CLAIM | {"expected": "does not hold"}])),
 }
 NO_CHANGES = {
     "prose": lambda project: (project.root / "book/index.md").write_text("# Title\n"),
@@ -90,9 +88,7 @@ def test_execution_key(project, change):
 
 def test_preset_is_passed_where_it_differs(project):
     with_preset = notebook()
-    assert chapters.parameters(with_preset, "smoke") == {} and chapters.parameters(with_preset, "cpu") == {
-        "preset": "cpu"
-    }
+    assert chapters.parameters(with_preset, "smoke") == {} and chapters.parameters(with_preset, "cpu") == {"preset": "cpu"}
     assert chapters.execution_key(project, "good", "smoke") != chapters.execution_key(project, "good", "cpu")
     with_preset.cells[1].source = "seeds = [0]"
     assert chapters.parameters(with_preset, "cpu") == {}
@@ -233,25 +229,28 @@ def test_gallery_shows_every_variant():
 
     text = pages.gallery()
     for variant in VARIANTS.values():
-        assert (
-            f"### {variant.title}\n" in text
-            and f"{{cite:t}}`{variant.cite}`" in text
-            and f"`{variant.spell()}`" in text
-        )
+        assert f"### {variant.title}\n" in text and f"{{cite:t}}`{variant.cite}`" in text and f"`{variant.spell()}`" in text
     assert text.count("<svg") == len(VARIANTS)
     for name in NOT_BUILT:
         assert f"- **{name}**: " in text
 
 
 def test_ledger_shows_every_claim(project):
-    (project.root / "book/claims.yml").write_text(yaml.safe_dump([
-        CLAIM, CLAIM | {"id": "two", "expected": "does not hold"},
-        CLAIM | {"id": "three", "expected": "not yet measured", "reason": "No GPU."},
-        CLAIM | {"id": "four", "expected": "undecided"},
-    ]))  # fmt: skip
-    verdicts = {"one-is-one": {"verdict": "holds only when x is 1", "measured": {"left": 1.0, "right": 0.33333}},
-                "two": {"verdict": "does not hold", "measured": 2, "published": "1"},
-                "four": {"verdict": "undecided", "measured": "+1 ± 2"}}  # fmt: skip
+    (project.root / "book/claims.yml").write_text(
+        yaml.safe_dump(
+            [
+                CLAIM,
+                CLAIM | {"id": "two", "expected": "does not hold"},
+                CLAIM | {"id": "three", "expected": "not yet measured", "reason": "No GPU."},
+                CLAIM | {"id": "four", "expected": "undecided"},
+            ]
+        )
+    )
+    verdicts = {
+        "one-is-one": {"verdict": "holds only when x is 1", "measured": {"left": 1.0, "right": 0.33333}},
+        "two": {"verdict": "does not hold", "measured": 2, "published": "1"},
+        "four": {"verdict": "undecided", "measured": "+1 ± 2"},
+    }
     text = pages.ledger(project, verdicts, ["he2016deep"])
     assert "4 claims: ◐ 1 holds on a condition, ✗ 1 does not hold, ? 1 undecided, … 1 not yet measured." in text
     assert "## What did not hold" in text and text.count("- {ref}`One is one. <claim-two>`") == text.count("- {ref}") == 1
@@ -265,9 +264,7 @@ def test_api_documents_what_is_public():
         text = pages.api(module, ["he2016deep"])
         for name in names:
             if name != "VARIANTS":
-                assert re.search(rf"^:+{{py:\w+}} {name}\(", text, re.MULTILINE), (
-                    f"resnorm.{module}.{name} has no docstring"
-                )
+                assert re.search(rf"^:+{{py:\w+}} {name}\(", text, re.MULTILINE), f"resnorm.{module}.{name} has no docstring"
 
 
 # -------------------------------------------------------------------------------- what was measured
@@ -283,10 +280,10 @@ MEASURED = {
     "costs": [
         COST | dict(kind="norm", norm="batch", input="channels_last", precision="fp32", time=spread(4.6)),
         COST | dict(kind="norm", norm="batch", input="channels_last", precision="bf16", time=spread(6.2)),
-        COST | dict(kind="variant", variant="pre", group="generic", word="nFa", reference="Fa", precision="fp32",
-                    time=spread(1.37)),
-        COST | dict(kind="variant", variant="residual", group="generic", word="Fa", reference="Fa", precision="fp32",
-                    time=spread(0.99)),
+        COST
+        | dict(kind="variant", variant="pre", group="generic", word="nFa", reference="Fa", precision="fp32", time=spread(1.37)),
+        COST
+        | dict(kind="variant", variant="residual", group="generic", word="Fa", reference="Fa", precision="fp32", time=spread(0.99)),
     ],
     "training_loops": [
         dict(kind="speed", loop="resnorm", precision="fp32", images_per_second=spread(812), ratio=spread(1.0)),
@@ -297,16 +294,34 @@ MEASURED = {
         dict(kind="depth", depth=20, step_ms=spread(150), step_ms_a_block=spread(17)),
     ],
     "engine": [
-        {"technique": "channels_last", "title": "Channels last", "kept": True, "note": "", "unit": "images/s",
-         "precision": "fp32", "without": spread(500), "with": spread(650), "ratio": spread(1.3)},
-        {"technique": "compile", "title": "Compiling", "kept": False, "note": "Slow start.", "unit": "images/s",
-         "precision": "fp32", "without": spread(500), "with": spread(490), "ratio": spread(0.98)},
+        {
+            "technique": "channels_last",
+            "title": "Channels last",
+            "kept": True,
+            "note": "",
+            "unit": "images/s",
+            "precision": "fp32",
+            "without": spread(500),
+            "with": spread(650),
+            "ratio": spread(1.3),
+        },
+        {
+            "technique": "compile",
+            "title": "Compiling",
+            "kept": False,
+            "note": "Slow start.",
+            "unit": "images/s",
+            "precision": "fp32",
+            "without": spread(500),
+            "with": spread(490),
+            "ratio": spread(0.98),
+        },
     ],
     "recursive_skip": [
         dict(size=[64, 128], dtype="float32", order=order, form=form, ratio_to_layer_norm=spread(value))
         for form, order, value in [("recursion", 1, 1.1), ("recursion", 2, 2.3), ("closed form", 2, 1.15)]
     ],
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -350,16 +365,12 @@ def test_page_on_training_fast_with_measurements(tmp_path, measured):
     assert "In fp32 this engine trained 812 images/s, 2.00 times as many as the fastest other loop (tutorial)." in text
     assert "| tutorial | fp32 | 406 | 2.00 (1.80–2.20) |" in text
     assert "| resnorm | 87.65 ± 0.21 % |" in text and "In all rows: seeds 3, epochs 6." in text
-    assert (
-        "| precision | step over limit | step (ms) | limit (ms) |" in text and "1.30 (1.17–1.43) | 130 | 100 |" in text
-    )
+    assert "| precision | step over limit | step (ms) | limit (ms) |" in text and "1.30 (1.17–1.43) | 130 | 100 |" in text
     assert "| depth | step (ms) | step a block (ms) |" in text
     assert "**1.30 times** as fast (1.17 to 1.43): 500 (450–550) images/s without it, 650 (585–715) with it" in text
     assert "| recursion | 1.10 (0.99–1.21) | 2.30 (2.07–2.53) |\n| closed form | – | 1.15 (1.03–1.26) |" in text
     declined = text.partition("## What did not pay")[2]
-    assert (
-        "| Compiling | 0.98 (0.88–1.08) |" in declined and "Slow start." in declined and "Channels last" not in declined
-    )
+    assert "| Compiling | 0.98 (0.88–1.08) |" in declined and "Slow start." in declined and "Channels last" not in declined
 
 
 def test_summary_compares_what_was_compared(tmp_path, measured):
@@ -368,13 +379,9 @@ def test_summary_compares_what_was_compared(tmp_path, measured):
     rows.append(dict(rows[0], precision="bf16", images_per_second=spread(1218)))
     text, _ = benchmarks.fill("{{training_loops.summary}}", measured, tmp_path)
     assert "In fp32 this engine trained 812 images/s, 2.00 times" in text
-    assert (
-        "In bf16 this engine trained 1,220 images/s, 3.00 times as many as" in text and "(tutorial, in fp32)." in text
-    )
+    assert "In bf16 this engine trained 1,220 images/s, 3.00 times as many as" in text and "(tutorial, in fp32)." in text
     rows[1]["ratio_bf16"] = spread(3.1)
-    assert "3.10 times as many" in benchmarks.fill("{{training_loops.summary}}", measured, tmp_path)[0], (
-        "round by round"
-    )
+    assert "3.10 times as many" in benchmarks.fill("{{training_loops.summary}}", measured, tmp_path)[0], "round by round"
 
 
 def test_page_on_changed_norms_counts_what_was_recorded(tmp_path):
@@ -382,10 +389,13 @@ def test_page_on_changed_norms_counts_what_was_recorded(tmp_path):
     text, missing = benchmarks.fill(source, {}, tmp_path)
     assert missing == benchmarks.PLACEHOLDER.findall(source) and "{{" not in text
     one = dict(library="timm", family="resnet", conversion="batch to layer", outcome="converted")
-    rows = [dict(one, model="a"), dict(one, model="b"),
-            dict(one, model="c", outcome="refused", reason="A.forward reads bn.eps, so"),
-            dict(one, model="d", outcome="refused on the example", reason="the forward pass in eval is not finite"),
-            dict(library="timm", family="vgg", model="e", outcome="no norm of these kinds")]  # fmt: skip
+    rows = [
+        dict(one, model="a"),
+        dict(one, model="b"),
+        dict(one, model="c", outcome="refused", reason="A.forward reads bn.eps, so"),
+        dict(one, model="d", outcome="refused on the example", reason="the forward pass in eval is not finite"),
+        dict(library="timm", family="vgg", model="e", outcome="no norm of these kinds"),
+    ]
     content = dict(name="convert_norm", provenance=dict(date="2026-11-30"), settings=dict(timm="1.0"), rows=rows)
     text, _ = benchmarks.fill(source, dict(convert_norm=content), tmp_path)
     assert "4 conversions were tried, on 4 of timm 1.0: 2 gave a model that passes the check, 2 were refused, 0 were" in text
@@ -414,11 +424,17 @@ def test_page_on_weights_of_other_libraries(tmp_path, measured):
     ways = ("network", "state dict", "shuffled", "safetensors", "safetensors, config")
     rows = [
         dict(library="timm", network="resnet18", ours="resnet()", outcomes=dict.fromkeys(ways, "equal"), difference=1.25e-7),
-        dict(library="timm", network="resnetblur18", ours="resnet()", difference=0.1, said="cannot tell",
-             outcomes=dict.fromkeys(ways, "refused") | dict(shuffled="unchecked", safetensors="unchecked"),
-             reason="the network has antialias='blur', and this model None; build it"),
+        dict(
+            library="timm",
+            network="resnetblur18",
+            ours="resnet()",
+            difference=0.1,
+            said="cannot tell",
+            outcomes=dict.fromkeys(ways, "refused") | dict(shuffled="unchecked", safetensors="unchecked"),
+            reason="the network has antialias='blur', and this model None; build it",
+        ),
         dict(library="timm", network="resnetrs50", ours="resnet()", outcomes=dict.fromkeys(ways, "refused"), reason="squeeze"),
-    ]  # fmt: skip
+    ]
     content = measured["recursive_skip"] | dict(name="load_weights", settings=dict(tolerance=1e-4), rows=rows)
     text, missing = benchmarks.fill(source, {"load_weights": content}, tmp_path)
     assert not [name for name in missing if name.startswith("load_weights.")] and "{{" not in text
@@ -447,8 +463,10 @@ def test_what_ran_on_a_gpu_has_tables_of_its_own(tmp_path, measured):
 
 def test_figures_say_their_numbers(tmp_path, measured):
     text, _ = benchmarks.fill("{{training_loops.figure}}", measured, tmp_path)
-    assert text == ("![Horizontal bars of images/s, median and range. resnorm, fp32: 812 (731 to 893), this engine; "
-                    "tutorial, fp32: 406 (365 to 447).](training_loops.svg)")  # fmt: skip
+    assert text == (
+        "![Horizontal bars of images/s, median and range. resnorm, fp32: 812 (731 to 893), this engine; "
+        "tutorial, fp32: 406 (365 to 447).](training_loops.svg)"
+    )
     drawn = (tmp_path / "training_loops.svg").read_text()
     measured["training_loops"]["rows"][1]["images_per_second"] = spread(200)
     assert "tutorial, fp32: 200 (180 to 220)" in benchmarks.fill("{{training_loops.figure}}", measured, tmp_path)[0]
@@ -472,10 +490,18 @@ def test_costs_compare_the_same_branches():
     from resnorm import VARIANTS, Block
 
     words = {
-        "pre": "Fa", "rskip_norm": "Fa", "resnet_v1": "CrCa", "bottleneck_v2": "CrCrCa", "projection_v2": "CrCa",
-        "conv_act_norm_add": "Cra", "densenet": "CrCc", "encoder_b2t": "Aa Ma", "decoder_post": "Aa Xa Ma",
-        "parallel": "[A,M]a", "parallel_two_norms": "[A,M]a",
-    }  # fmt: skip
+        "pre": "Fa",
+        "rskip_norm": "Fa",
+        "resnet_v1": "CrCa",
+        "bottleneck_v2": "CrCrCa",
+        "projection_v2": "CrCa",
+        "conv_act_norm_add": "Cra",
+        "densenet": "CrCc",
+        "encoder_b2t": "Aa Ma",
+        "decoder_post": "Aa Xa Ma",
+        "parallel": "[A,M]a",
+        "parallel_two_norms": "[A,M]a",
+    }
     assert {name: costs.plain_skip(VARIANTS[name].spell()) for name in words} == words
     for variant in VARIANTS.values():
         same = costs.branches(variant.block(16))
@@ -545,9 +571,7 @@ def test_normalise_strips_and_writes_the_name(project):
 def test_stored_notebook(path):
     """Stripped, badge and install cell of this repository, parameters, one title, only sources of the bibliography."""
     stored = nbformat.read(path, 4)
-    as_stored = chapters.normalised(
-        stored, path.stem, chapters.stored_repository(ROOT), REAL.config["repository"]["branch"]
-    )
+    as_stored = chapters.normalised(stored, path.stem, chapters.stored_repository(ROOT), REAL.config["repository"]["branch"])
     current = path.read_text(encoding="utf-8") == nbformat.writes(as_stored) + "\n"
     assert current, f"run `make notebooks`: {path.name} is not in its stored form"
     assert chapters.COLAB.search(stored.cells[0].source), "the first cell has no Colab badge"

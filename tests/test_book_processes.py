@@ -16,8 +16,7 @@ from test_book import notebook, project  # noqa: F401 - a fixture
 ROOT = Path(__file__).parent.parent
 # A kernel is a session of its own, and so may be what it starts.
 CHILD = (
-    "import subprocess, sys, time;"
-    "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)'], start_new_session=True)"
+    "import subprocess, sys, time;subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(100)'], start_new_session=True)"
 )
 STARTS = f"""
 import subprocess, sys, time

@@ -35,9 +35,7 @@ PAST = torch.ones(5, 5, dtype=torch.bool).tril()
 def arguments(name, width=4):
     if name.startswith("conv"):
         return (torch.randn(2, width, 5, 7),)
-    return (
-        (torch.randn(2, 5, width), torch.randn(2, 3, 5)) if name == "cross_attention" else (torch.randn(2, 5, width),)
-    )
+    return (torch.randn(2, 5, width), torch.randn(2, 3, 5)) if name == "cross_attention" else (torch.randn(2, 5, width),)
 
 
 def same_with_gradients(ours, theirs, parameters, *inputs):
@@ -87,10 +85,7 @@ def test_weight_norm_equals_torch():
         ours.gain.uniform_(0.5, 2)
         theirs.parametrizations.weight.original0.copy_(ours.gain.view(6, 1, 1, 1))
         theirs.parametrizations.weight.original1.copy_(ours.weight)
-    pairs = [
-        (ours.gain, theirs.parametrizations.weight.original0),
-        (ours.weight, theirs.parametrizations.weight.original1),
-    ]
+    pairs = [(ours.gain, theirs.parametrizations.weight.original0), (ours.weight, theirs.parametrizations.weight.original1)]
     same_with_gradients(ours, theirs, pairs, torch.randn(2, 4, 5, 5))
 
 
@@ -137,10 +132,7 @@ def torch_attention(ours, width, memory_width=None):
         for mine, its in pairs:
             its.copy_(mine)
         if memory_width is None:
-            pairs += [
-                (ours.query_key_value.weight, theirs.in_proj_weight),
-                (ours.query_key_value.bias, theirs.in_proj_bias),
-            ]
+            pairs += [(ours.query_key_value.weight, theirs.in_proj_weight), (ours.query_key_value.bias, theirs.in_proj_bias)]
             for mine, its in pairs[2:]:
                 its.copy_(mine)
         else:
@@ -163,9 +155,7 @@ def test_self_attention_equals_torch(mask, causal):
     square = mask if mask is not None and mask.dim() == 2 else None
     if causal:
         square = (
-            PAST
-            if square is None
-            else (square & PAST if square.dtype == torch.bool else square.masked_fill(~PAST, -torch.inf))
+            PAST if square is None else (square & PAST if square.dtype == torch.bool else square.masked_fill(~PAST, -torch.inf))
         )
     if square is not None and square.dtype == torch.bool:
         square = ~square  # nn.MultiheadAttention says True = may NOT attend
@@ -221,9 +211,7 @@ def test_attention_drops_only_in_training():
     assert torch.equal(branch(x), branch(x))
 
 
-@pytest.mark.parametrize(
-    ("activation", "phi"), [("relu", F.relu), ("gelu", F.gelu), ("gelu_tanh", nn.GELU(approximate="tanh"))]
-)
+@pytest.mark.parametrize(("activation", "phi"), [("relu", F.relu), ("gelu", F.gelu), ("gelu_tanh", nn.GELU(approximate="tanh"))])
 def test_mlp_is_two_matrices_around_an_activation(activation, phi):
     branch, x = mlp(1.5, activation, out=3)(4), 3 * torch.randn(50, 4)  # where the two forms of GELU differ most
     assert branch.hidden.out_features == 6
@@ -300,9 +288,7 @@ def test_attention_is_written_out_only_where_that_is_faster(monkeypatch):
 def test_the_norms_inside_a_branch_are_their_equation():
     """Queries, keys and values over their whole width, the heads' scales and the inner norm before the output matrix."""
     torch.manual_seed(0)
-    branch = attention(
-        2, causal=True, query_key_norm="rms", value_norm="layer", inner_norm="layer", head_scale=True
-    )(6)  # fmt: skip
+    branch = attention(2, causal=True, query_key_norm="rms", value_norm="layer", inner_norm="layer", head_scale=True)(6)
     hidden = mlp(2, inner_norm="layer")(6)
     with torch.no_grad():
         for parameter in (*branch.parameters(), *hidden.parameters()):

@@ -77,9 +77,7 @@ def no_beta(patch):
 
 
 def beta_on_queries(patch):
-    patch.setattr(
-        init, "deepnorm", lambda module, beta: init.xavier(module, query=beta, key=beta, output=beta, hidden=beta)
-    )
+    patch.setattr(init, "deepnorm", lambda module, beta: init.xavier(module, query=beta, key=beta, output=beta, hidden=beta))
 
 
 def norms_that_share_parameters(patch):
@@ -96,16 +94,12 @@ def norms_that_share_parameters(patch):
 
 def a_stage_that_forgets_to_stride(patch):
     built = RESNET._block
-    patch.setattr(
-        RESNET, "_block", lambda word, channels, planes, stride, *others: built(word, channels, planes, 1, *others)
-    )
+    patch.setattr(RESNET, "_block", lambda word, channels, planes, stride, *others: built(word, channels, planes, 1, *others))
 
 
 def a_stage_that_strides_twice(patch):
     built = RESNET._kernels
-    patch.setattr(
-        letters.ZeroPad, "forward", lambda self, x: nn.functional.pad(x[:, :, ::4, ::4], (0, 0, 0, 0, 0, self.extra))
-    )
+    patch.setattr(letters.ZeroPad, "forward", lambda self, x: nn.functional.pad(x[:, :, ::4, ::4], (0, 0, 0, 0, 0, self.extra)))
     patch.setattr(RESNET, "_kernels", lambda count, width, stride, *others: built(count, width, 4 if stride == 2 else 1, *others))
 
 
@@ -133,17 +127,13 @@ def a_recursion_that_adds_its_own_output(patch):
 
 
 def drop_path_without_rescaling(patch):
-    patch.setattr(
-        letters.DropPath, "forward", lambda self, h: h * (torch.rand(len(h), 1, 1) > self.rate) if self.training else h
-    )
+    patch.setattr(letters.DropPath, "forward", lambda self, h: h * (torch.rand(len(h), 1, 1) > self.rate) if self.training else h)
 
 
 def masks_read_the_other_way_round(patch):
     attend = branches.SelfAttention.attend
     patch.setattr(
-        branches.SelfAttention,
-        "attend",
-        lambda self, q, k, v, mask: attend(self, q, k, v, None if mask is None else ~mask),
+        branches.SelfAttention, "attend", lambda self, q, k, v, mask: attend(self, q, k, v, None if mask is None else ~mask)
     )
 
 
@@ -159,9 +149,7 @@ def attention_that_sees_the_future(patch):
 def a_stack_without_its_last_norm(patch):
     built = streams.Stack.__init__
     patch.setattr(
-        streams.Stack,
-        "__init__",
-        lambda self, blocks, stream=None, last=None, width=None: built(self, blocks, stream, None, width),
+        streams.Stack, "__init__", lambda self, blocks, stream=None, last=None, width=None: built(self, blocks, stream, None, width)
     )
 
 
@@ -197,9 +185,7 @@ def guarded_against_in_place():
 
 def rows_that_mix_backwards(patch):
     forward = streams.hyper._Connections.forward
-    patch.setattr(
-        streams.hyper._Connections, "forward", lambda self, H: (*forward(self, H)[:2], forward(self, H)[2].mT)
-    )
+    patch.setattr(streams.hyper._Connections, "forward", lambda self, H: (*forward(self, H)[:2], forward(self, H)[2].mT))
 
 
 def rows_that_are_read_in_equal_shares(patch):
@@ -221,8 +207,7 @@ def attention_to_values_of_any_size(patch):
         streams.Attend,
         "read",
         lambda self, S, i: sum(
-            share.unsqueeze(-1) * value
-            for share, value in zip((torch.stack(S) @ self.queries[i]).softmax(0), S, strict=True)
+            share.unsqueeze(-1) * value for share, value in zip((torch.stack(S) @ self.queries[i]).softmax(0), S, strict=True)
         ),
     )
 
@@ -290,12 +275,7 @@ CASES = [
     (alpha_of_the_wrong_depth, variant_equals_its_equation("deepnorm")),
     (scale_ignored_by_the_merge, variant_equals_its_equation("xskip_norm")),
     (scale_ignored_by_the_merge, variant_equals_its_equation("keel")),
-    (
-        no_beta,
-        lambda: test_models.test_models_tell_the_variant_how_many_residual_branches_there_are(
-            test_models.language_model, 2
-        ),
-    ),
+    (no_beta, lambda: test_models.test_models_tell_the_variant_how_many_residual_branches_there_are(test_models.language_model, 2)),
     (beta_on_queries, test_init.test_deepnorm_scales_what_is_written_and_not_what_is_compared),
     (norms_that_share_parameters, own_parameters),
     (a_stage_that_forgets_to_stride, stages_stride),
@@ -310,9 +290,7 @@ CASES = [
     (attention_that_sees_the_future, test_branches.test_causal_attention_does_not_see_later_tokens),
     (
         a_stack_without_its_last_norm,
-        lambda: test_models.test_stem_and_tail_follow_from_the_word(
-            "resnet_v2", ["Convolution"], "BatchNorm", ["ReLU"]
-        ),
+        lambda: test_models.test_stem_and_tail_follow_from_the_word("resnet_v2", ["Convolution"], "BatchNorm", ["ReLU"]),
     ),
     (a_projection_of_the_raw_input, variant_equals_its_equation("projection_v2")),
     (
@@ -331,16 +309,11 @@ CASES = [
         a_classifier_that_does_not_start_at_zero,
         lambda: test_models.test_fixup_starts_with_a_classifier_of_zeros_and_identities(cifar_resnet),
     ),
-    (
-        a_zeroed_norm_on_the_stream,
-        lambda: test_init.test_zero_last_gain_makes_the_block_start_without_its_branch("Fnan"),
-    ),
+    (a_zeroed_norm_on_the_stream, lambda: test_init.test_zero_last_gain_makes_the_block_start_without_its_branch("Fnan")),
 ]
 
 
-@pytest.mark.parametrize(
-    ("mutate", "check"), CASES, ids=[f"{mutate.__name__}-{i}" for i, (mutate, _) in enumerate(CASES)]
-)
+@pytest.mark.parametrize(("mutate", "check"), CASES, ids=[f"{mutate.__name__}-{i}" for i, (mutate, _) in enumerate(CASES)])
 def test_the_check_is_green_on_the_package_and_red_on_the_mutation(mutate, check, monkeypatch):
     check()
     mutate(monkeypatch)

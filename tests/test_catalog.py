@@ -22,13 +22,12 @@ WIDTH = 16
 r = F.relu
 
 
-
 def gate(a, x):
     return 1 / (1 + torch.exp(-F.conv2d(x, a.gate.weight, a.gate.bias)))
 
 
-def step(l):
-    return (l.alpha.weight * 0.05 * WIDTH ** (1 / 2)).abs()
+def step(merge):
+    return (merge.alpha.weight * 0.05 * WIDTH ** (1 / 2)).abs()
 
 
 # Modules come in the word's order: branches as F, C, A, X, M, norms as n, LayerScale as s, merges as a, c and l.
@@ -92,9 +91,7 @@ ORACLES = {
     "attention_residuals": lambda x, n, F: F(n(x)),
     "hyper_connections": lambda x, n, F: F(n(x)),
     "manifold_hyper_connections": lambda x, n, F: F(n(x)),
-    "ngpt": lambda x, A, n1, l1, n2, M, n3, l2, n4: n4(
-        (y := n2(x + l1.alpha * (n1(A(x)) - x))) + l2.alpha * (n3(M(y)) - y)
-    ),
+    "ngpt": lambda x, A, n1, l1, n2, M, n3, l2, n4: n4((y := n2(x + l1.alpha * (n1(A(x)) - x))) + l2.alpha * (n3(M(y)) - y)),
     "ngpt_weights": lambda x, A, n1, l1, n2, M, n3, l2, n4: n4(
         (y := n2(x + step(l1) * (n1(A(x)) - x))) + step(l2) * (n3(M(y)) - y)
     ),
@@ -264,9 +261,7 @@ def test_the_caller_sets_letters_and_options():
     block = variant("post").block(WIDTH, n="rms", F=mlp(1, "swiglu"))
     assert type(block.get_submodule("2_n")).__name__ == "RMSNorm" and block.get_submodule("0_F").activation == "swiglu"
     assert variant("densenet").block(WIDTH, growth=5).out_width == WIDTH + 5
-    assert (
-        variant("layerscale").block(WIDTH, F=conv3x3(), n="batch", dim=1)(torch.randn(2, WIDTH, 4, 4)).shape[1] == WIDTH
-    )
+    assert variant("layerscale").block(WIDTH, F=conv3x3(), n="batch", dim=1)(torch.randn(2, WIDTH, 4, 4)).shape[1] == WIDTH
 
 
 def test_generic_words_become_transformer_layers():
@@ -275,9 +270,7 @@ def test_generic_words_become_transformer_layers():
     assert transformer_word("Fanan") == "Aanan Manan"
     assert transformer_word("Aan Mabn") == "Aan Mabn"
     spelled = {name: transformer_words(variant(name)) for name in ("pre", "dual", "denseformer", "hyper_connections")}
-    assert spelled == {
-        "pre": ["nAa nMa"], "dual": ["A", "M"], "denseformer": ["nAa nMa"], "hyper_connections": ["nA", "nM"]
-    }  # fmt: skip
+    assert spelled == {"pre": ["nAa nMa"], "dual": ["A", "M"], "denseformer": ["nAa nMa"], "hyper_connections": ["nA", "nM"]}
     for word in ("CnrCa", "nAa nXa nMa"):
         with pytest.raises(ValueError, match="a Transformer layer needs a word of F"):
             transformer_word(word)
@@ -311,10 +304,7 @@ def test_brackets_without_a_place_for_cross_attention_are_refused(word):
     ("call", "message"),
     [
         (lambda: variant("pre_norm"), "unknown variant 'pre_norm'; allowed: plain, residual, pre"),
-        (
-            lambda: variant("xskip").block(WIDTH, scale=2.0),
-            "variant 'xskip' has no option 'scale'; its options are skip",
-        ),
+        (lambda: variant("xskip").block(WIDTH, scale=2.0), "variant 'xskip' has no option 'scale'; its options are skip"),
         (lambda: variant("pre").spell(order=2), "variant 'pre' has no option 'order'; it has no options"),
         (lambda: variant("dual").carry(WIDTH, 3, rows=2), "variant 'dual' has no option 'rows'"),
         (lambda: variant("rskip_norm").spell(order=0), "order=0; the order .* integer of 1 or more"),
@@ -338,9 +328,7 @@ def test_a_variant_describes_itself(name):
     assert set(inspect.signature(one.settings).parameters) in (set(one.options), {"options"})
     assert set(one.inside("layer")) <= set("AM")
     bibliography = Path(__file__).parents[1] / "book" / "references.bib"
-    assert re.search(rf"^@\w+{{{one.cite},", bibliography.read_text(), re.MULTILINE), (
-        f"{one.cite} is not in the bibliography"
-    )
+    assert re.search(rf"^@\w+{{{one.cite},", bibliography.read_text(), re.MULTILINE), f"{one.cite} is not in the bibliography"
     assert isinstance(one.block(WIDTH), nn.Module)
     assert (one.stream is not None) == ("stream" in one.tags) == (type(one.carry(WIDTH, 3)) is not Plain)
 

@@ -53,10 +53,18 @@ def test_an_expected_outcome_gives_a_card_and_a_verdict(book, tmp_path, id, hold
     assert written["id"] == id and written["verdict"] == verdict and written["measured"] == {"ratio": 0.5, "seeds": 3}
 
 
-@pytest.mark.parametrize(("id", "holds"), [
-    ("it-holds", False), ("it-holds", None), ("it-depends", False), ("it-does-not", True), ("it-does-not", None),
-    ("who-can-tell", True), ("who-can-tell", False),
-])
+@pytest.mark.parametrize(
+    ("id", "holds"),
+    [
+        ("it-holds", False),
+        ("it-holds", None),
+        ("it-depends", False),
+        ("it-does-not", True),
+        ("it-does-not", None),
+        ("who-can-tell", True),
+        ("who-can-tell", False),
+    ],
+)
 def test_another_outcome_than_the_expected_one_fails_and_leaves_no_verdict(book, tmp_path, id, holds):
     with pytest.raises(ClaimFailed, match=f"'{id}' is expected to be .* measured 0.123"):
         claim(id, 0.12345, holds)

@@ -68,9 +68,7 @@ def test_run_shows_and_stores_its_record(command, tmp_path):
 
 def test_sweep_varies_settings_and_seeds(command, tmp_path):
     store = tmp_path / "chosen"
-    code, out, _ = command(
-        "sweep", *SMALL, "--grid", "model.variant=pre,post", "--seeds", "0,1", "--store", store, "--json"
-    )
+    code, out, _ = command("sweep", *SMALL, "--grid", "model.variant=pre,post", "--seeds", "0,1", "--store", store, "--json")
     found = [(item["model"]["variant"], item["seed"]) for item in json.loads(out)]
     assert code == 0 and sorted(found) == [("post", 0), ("post", 1), ("pre", 0), ("pre", 1)]
     code, out, _ = command("show", "--store", store, "--metric", "test_accuracy")
@@ -181,12 +179,12 @@ def test_a_grid_is_cut_at_commas_outside_of_brackets(command, monkeypatch, grid,
     planned = []
     assert command("sweep", *SMALL, "--grid", grid)[0] == 0
     base, path = lab.Experiment.from_dict(planned[0].to_dict()), grid.partition("=")[0]
-    assert planned == [base.replace(path, value) for value in values] or path == "model" and len(planned) == 2
+    assert planned == [base.replace(path, value) for value in values] or (path == "model" and len(planned) == 2)
 
 
 def test_a_grid_varies_settings_that_are_lists(command, tmp_path):
     words = [*SMALL, "--set", "recipe.schedule=step", "--grid", "recipe.milestones=[0.5,0.75],[0.9]", "--store", tmp_path]
-    code, out, err = command("sweep", *words)
+    code, out, _ = command("sweep", *words)
     assert code == 0 and out.count("one seed") == 2
 
 

@@ -16,14 +16,28 @@ import torch
 
 from resnorm import data
 from resnorm.data import (
-    DataError, DataSet, characters, cifar10, digits, load, masked_characters, masked_shakespeare, number_words, sequences,
+    DataError,
+    DataSet,
+    characters,
+    cifar10,
+    digits,
+    load,
+    masked_characters,
+    masked_shakespeare,
+    number_words,
+    sequences,
     tiny_shakespeare,
-)  # fmt: skip
+)
 from resnorm.data.dataset import channel_statistics, stratified_split
 from resnorm.extras import MissingExtra
 
 SPLITS = ("train", "validation", "test")
-BUNDLED = [("digits", {}), ("number_words", dict(limit=60)), ("characters", dict(context=50)), ("masked_characters", dict(context=50))]
+BUNDLED = [
+    ("digits", {}),
+    ("number_words", dict(limit=60)),
+    ("characters", dict(context=50)),
+    ("masked_characters", dict(context=50)),
+]
 
 
 def rows(split) -> set[bytes]:
@@ -89,7 +103,7 @@ def test_stratified_split_takes_every_class_in_its_share(count):
 def test_digits():
     found = digits()
     assert [len(getattr(found, split)[0]) for split in SPLITS] == [1257, 180, 360]
-    images, labels = found.train
+    images, _ = found.train
     assert images.shape == (1257, 1, 8, 8) and images.max() == 255
     assert found.spec == dict(inputs=1, size=8, classes=10)
     assert found.test[1].bincount().tolist() == pytest.approx([36] * 10, abs=1)
@@ -222,7 +236,7 @@ def test_masked_characters_follow_berts_rule():
     assert masked.spec == plain.spec | dict(vocabulary=mask + 1, symbols=plain.spec["symbols"] + sequences.MASK)
     shown, true = [], []
     for split in SPLITS:
-        text, (inputs, targets) = getattr(plain, split)[0], getattr(masked, split)
+        text, (inputs, _) = getattr(plain, split)[0], getattr(masked, split)
         text = text.repeat(3, 1) if split == "train" else text
         chosen, seen, stood = masked_of(masked, split)
         assert set(chosen.sum(1).tolist()) == {6}  # 15 % of 40, in every row
@@ -247,7 +261,7 @@ def test_every_copy_is_masked_anew_and_every_window_is_masked():
 
 def test_masked_shakespeare_is_the_text_masked(shakespeare):
     whole, part = tiny_shakespeare(shakespeare, context=20), masked_shakespeare(shakespeare, context=20, subset=30, copies=2)
-    chosen, _, true = masked_of(part, "train")
+    chosen, _, _ = masked_of(part, "train")
     assert part.name == "masked_shakespeare" and len(chosen) == 60 and len(part.test[0]) == len(whole.test[0])
     text = torch.where(chosen, part.train[1], part.train[0])
     assert rows((text,)) <= rows(whole.train)

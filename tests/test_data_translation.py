@@ -10,8 +10,17 @@ import pytest
 import torch
 
 from resnorm.data import (
-    DataError, DataSet, en_vi, iwslt15_en_vi, load, multi30k, number_pairs, number_words, translation, wmt14_en_de,
-)  # fmt: skip
+    DataError,
+    DataSet,
+    en_vi,
+    iwslt15_en_vi,
+    load,
+    multi30k,
+    number_pairs,
+    number_words,
+    translation,
+    wmt14_en_de,
+)
 from resnorm.data.dataset import END, NOT_SCORED, PADDING, START, UNKNOWN, padded
 from resnorm.extras import MissingExtra
 
@@ -288,10 +297,7 @@ def test_without_tokenizers_the_error_names_the_repair(root, monkeypatch):
 
 @pytest.mark.parametrize(
     "name, folder, vocabulary, context, counts",
-    [
-        ("en_vi", "envi-corpora", 4000, 338, [1007, 1220]),
-        ("multi30k", "multi30k", 8000, 49, [1014, 1000]),
-    ],
+    [("en_vi", "envi-corpora", 4000, 338, [1007, 1220]), ("multi30k", "multi30k", 8000, 49, [1014, 1000])],
 )
 def test_the_real_files(name, folder, vocabulary, context, counts):
     if not os.path.isdir(os.path.join(os.environ.get("RESNORM_DATA") or "/nowhere", folder)):

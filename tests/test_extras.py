@@ -62,7 +62,7 @@ print("works")
 def test_the_error_says_what_needs_which_package_and_how_to_install_it():
     with pytest.raises(MissingExtra, match=r'^figures need the package nowhere, .*pip install "resnorm\[lab\]"\.$'):
         with needed_for("figures"):
-            import nowhere.colours  # noqa: F401
+            import nowhere.colours
     with pytest.raises(MissingExtra, match=r'"resnorm\[translation\]"\. Take digits\.$'):
         with needed_for("scores", "translation", instead="Take digits."):
             import nowhere  # noqa: F401

@@ -66,9 +66,7 @@ def test_a_beam_as_wide_as_everything_finds_the_best_of_all_sequences(length_pen
     ]
     everything = torch.tensor(everything)
     found = translate(model, source, beam=len(everything), longest=3, length_penalty=length_penalty)
-    best = [
-        everything[scores(model, one.expand(len(everything), -1), everything, length_penalty).argmax()] for one in source
-    ]
+    best = [everything[scores(model, one.expand(len(everything), -1), everything, length_penalty).argmax()] for one in source]
     best = torch.stack(best)
     assert torch.equal(found, best[:, : found.shape[1]]) and not best[:, found.shape[1] :].any()
     greedy = translate(model, source, longest=3)
@@ -115,13 +113,15 @@ class Chain(torch.nn.Module):
 
 
 def test_a_translation_that_has_ended_takes_one_place_only():
-    chain = Chain([
-        [0.0, 0.0, 0.0, 1.0, 0.0],
-        [0.0, 0.0, 0.5, 0.4, 0.1],  # START: END with log-probability -0.69, 3 with -0.92
-        [0.0, 0.0, 0.0, 1.0, 0.0],  # END, after which a second "END 3" would cost nothing
-        [0.0, 0.0, 0.1, 0.0, 0.9],
-        [0.0, 0.0, 0.9, 0.0, 0.1],
-    ])  # fmt: skip
+    chain = Chain(
+        [
+            [0.0, 0.0, 0.0, 1.0, 0.0],
+            [0.0, 0.0, 0.5, 0.4, 0.1],  # START: END with log-probability -0.69, 3 with -0.92
+            [0.0, 0.0, 0.0, 1.0, 0.0],  # END, after which a second "END 3" would cost nothing
+            [0.0, 0.0, 0.1, 0.0, 0.9],
+            [0.0, 0.0, 0.9, 0.0, 0.1],
+        ]
+    )
     source = torch.tensor([[3, END]])
     # -0.69 for END, -1.13 / (8 / 6)^2 = -0.63 for 3 4 END
     assert translate(chain, source, beam=2, length_penalty=2.0).tolist() == [[3, 4, END]]
@@ -133,9 +133,7 @@ def test_a_translation_that_has_ended_takes_one_place_only():
 
 def test_a_long_translation_costs_less_with_a_higher_penalty():
     model, source = translator(vocabulary=6), sources(vocabulary=6)
-    lengths = [
-        (translate(model, source, beam=6, length_penalty=alpha) != PADDING).sum().item() for alpha in (0.0, 1.0, 4.0)
-    ]
+    lengths = [(translate(model, source, beam=6, length_penalty=alpha) != PADDING).sum().item() for alpha in (0.0, 1.0, 4.0)]
     assert lengths == sorted(lengths) and lengths[0] < lengths[2]
 
 
@@ -174,9 +172,7 @@ def test_a_translation_is_at_most_50_tokens_longer_than_its_source():
     assert (found != PADDING).sum(1).tolist() == [54, 52]
 
 
-LLAMA = dict(
-    positions="rotary", theta=500, key_value_heads=2, head_width=6, norm="rms", activation="swiglu", bias=False, tie=True
-)  # fmt: skip
+LLAMA = dict(positions="rotary", theta=500, key_value_heads=2, head_width=6, norm="rms", activation="swiglu", bias=False, tie=True)
 
 
 @pytest.mark.parametrize("options", [dict(), dict(positions="rotary"), LLAMA])

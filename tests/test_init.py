@@ -16,9 +16,7 @@ WIDTH = 128
 
 def encoder(**options):
     torch.manual_seed(0)
-    return Block(
-        "nAa nXa nMa", WIDTH, n="layer", A=attention(4), X=cross_attention(4, memory_width=64), M=mlp(2, **options)
-    )
+    return Block("nAa nXa nMa", WIDTH, n="layer", A=attention(4), X=cross_attention(4, memory_width=64), M=mlp(2, **options))
 
 
 def spreads(module):
@@ -63,9 +61,7 @@ def test_deepnorm_scales_what_is_written_and_not_what_is_compared():
     block, square = encoder(), xavier_std(WIDTH, WIDTH)
     init.deepnorm(block, 0.25)
     measured = spreads(block)
-    assert measured["query"][0] == pytest.approx(square, rel=0.03) and measured["key"][0] == pytest.approx(
-        square, rel=0.03
-    )
+    assert measured["query"][0] == pytest.approx(square, rel=0.03) and measured["key"][0] == pytest.approx(square, rel=0.03)
     for role in ("value", "output"):
         assert measured[role][0] == pytest.approx(0.25 * square, rel=0.03)
     assert measured["hidden"][0] == pytest.approx(0.25 * xavier_std(WIDTH, 2 * WIDTH), rel=0.03)

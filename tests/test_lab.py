@@ -1,5 +1,6 @@
 import functools
 import inspect
+import itertools
 import json
 import math
 import os
@@ -18,16 +19,13 @@ import torch
 
 from resnorm import catalog, lab, models, transformer_lm
 from resnorm.catalog import GIVEN_BY_MODEL
-from resnorm.lab import Experiment, Record, Store
+from resnorm.lab import Experiment, Record, Store, running
 from resnorm.lab import record as record_module
-from resnorm.lab import running
 from resnorm.lab import store as store_module
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = dict(
-    task=dict(name="digits"),
-    model=dict(name="mlp_stack", depth=2, width=16),
-    recipe=dict(epochs=1, batch_size=256, lr=0.05),
+    task=dict(name="digits"), model=dict(name="mlp_stack", depth=2, width=16), recipe=dict(epochs=1, batch_size=256, lr=0.05)
 )
 
 
@@ -40,9 +38,7 @@ def made(experiment: Experiment, **changes) -> Record:
     rows = [dict(step=step, epoch=step, split="train", metric="loss", value=1.0 / (1 + step)) for step in range(3)]
     probes = [dict(step=0, epoch=0, block=block, forward_rms=1.0, skip_share=None) for block in range(2)]
     provenance = dict(source=lab.source_hash(), wall_seconds=10.0, device="a CPU")
-    content = dict(
-        status="finished", metrics={"test_accuracy": 0.5}, curves=rows, probes=probes, provenance=provenance
-    )
+    content = dict(status="finished", metrics={"test_accuracy": 0.5}, curves=rows, probes=probes, provenance=provenance)
     return Record(experiment, **(content | changes))
 
 
@@ -132,8 +128,10 @@ def test_an_experiment_refuses_the_options_that_build_refuses(model, monkeypatch
         for option in {*GIVEN_BY_MODEL, *variant.options, "nonsense", "segments"}:
             options = {option: variant.options.get(option, 1)} | ({"variant": variant.name} if varied else {})
             outcomes = []
-            for call in (lambda: Experiment(SMALL["task"], dict(name=model, **options), {}),
-                         lambda: models.build(model, spec, **options)):  # fmt: skip
+            for call in (
+                lambda options=options: Experiment(SMALL["task"], dict(name=model, **options), {}),
+                lambda options=options: models.build(model, spec, **options),
+            ):
                 try:
                     call()
                     outcomes.append("taken")
@@ -156,8 +154,11 @@ def test_sweep_is_the_product_with_the_last_setting_fastest():
     grid = {"seed": [0, 1], "model": [dict(variant="pre"), dict(variant="xskip", skip=2)]}
     swept = lab.sweep(Experiment(**SMALL), grid)
     assert [(item.seed, item.model["variant"], item.model.get("skip")) for item in swept] == [
-        (0, "pre", None), (0, "xskip", 2), (1, "pre", None), (1, "xskip", 2),
-    ]  # fmt: skip
+        (0, "pre", None),
+        (0, "xskip", 2),
+        (1, "pre", None),
+        (1, "xskip", 2),
+    ]
     for repeated in ({"seed": [0, 1, 0]}, {"model.depth": [2, 2.0]}):
         with pytest.raises(ValueError, match="takes [02] twice; give every value once"):
             lab.sweep(Experiment(**SMALL), repeated)
@@ -175,8 +176,20 @@ def test_a_record_survives_the_disk(small_record, tmp_path):
     assert found.experiment == small_record.experiment and found.status == "finished"
     assert found.metrics == pytest.approx(small_record.metrics, rel=1e-5)
     assert [row["metric"] for row in found.curves] == [row["metric"] for row in small_record.curves]
-    needed = {"version", "source", "commit", "torch", "python", "device", "precision", "threads", "date",
-              "wall_seconds", "peak_memory_bytes", "data_bytes"}  # fmt: skip
+    needed = {
+        "version",
+        "source",
+        "commit",
+        "torch",
+        "python",
+        "device",
+        "precision",
+        "threads",
+        "date",
+        "wall_seconds",
+        "peak_memory_bytes",
+        "data_bytes",
+    }
     assert set(found.provenance) == needed
     assert str(ROOT) not in store.put(found).read_text()
 
@@ -190,7 +203,7 @@ def test_long_curves_are_thinned_and_keep_their_ends(tmp_path):
     for split in splits:
         steps = [row["step"] for row in kept if row["split"] == split]
         assert steps[0] == 0 and steps[-1] == 4999 and len(steps) == 200
-        assert max(b - a for a, b in zip(steps, steps[1:], strict=False)) <= 26
+        assert max(b - a for a, b in itertools.pairwise(steps)) <= 26
     assert path.stat().st_size < 20_000
     assert kept[-1]["value"] == pytest.approx(4999 / 3, rel=1e-5)
 
@@ -575,9 +588,7 @@ def test_frames_are_tidy(tmp_path):
     records = [made(experiment) for experiment in experiments]
     metrics = lab.frame(records)
     assert len(metrics) == 4
-    assert list(metrics.columns) == [
-        "experiment", "label", "task", "model", "variant", "seed", "status", "metric", "value",
-    ]  # fmt: skip
+    assert list(metrics.columns) == ["experiment", "label", "task", "model", "variant", "seed", "status", "metric", "value"]
     assert metrics.groupby("variant").seed.count().to_dict() == {"post": 2, "pre": 2}
     curves = lab.frame(records, "curves")
     assert len(curves) == 4 * 3 and {"step", "epoch", "split"} <= set(curves.columns)
@@ -597,9 +608,13 @@ def test_a_setting_whose_name_is_taken_keeps_its_path():
 
 def test_labels_are_the_papers_names():
     assert [lab.label(item) for item in lab.plan("recursive_skip", "smoke", seeds=[0])] == [
-        "Residual", "xSkip (λ = 2)", "xSkip + LN (λ = 2)", "xSkip + BN (λ = 2)", "rSkip + LN (order 2)",
+        "Residual",
+        "xSkip (λ = 2)",
+        "xSkip + LN (λ = 2)",
+        "xSkip + BN (λ = 2)",
+        "rSkip + LN (order 2)",
         "rSkip + BN (order 2)",
-    ]  # fmt: skip
+    ]
 
 
 def test_mean_and_deviation_show_two_figures_of_the_deviation():
@@ -615,8 +630,7 @@ def of_seeds(*accuracies: float, first: int = 0) -> list[Record]:
     """A record a seed, with these accuracies."""
     base = Experiment(**SMALL)
     return [
-        made(base.replace("seed", seed), metrics={"test_accuracy": accuracy})
-        for seed, accuracy in enumerate(accuracies, first)
+        made(base.replace("seed", seed), metrics={"test_accuracy": accuracy}) for seed, accuracy in enumerate(accuracies, first)
     ]
 
 
@@ -679,10 +693,14 @@ def test_every_plan_has_every_preset_and_distinct_experiments(name, preset):
 def test_a_preset_sizes_a_plan_and_keeps_its_meaning():
     for name in lab.PLANS:
         variants = {
-            preset: sorted({json.dumps({k: item.model.get(k) for k in ("variant", "merge_norm", "skip", "order")})
-                            for item in lab.plan(name, preset)})
+            preset: sorted(
+                {
+                    json.dumps({k: item.model.get(k) for k in ("variant", "merge_norm", "skip", "order")})
+                    for item in lab.plan(name, preset)
+                }
+            )
             for preset in lab.PRESETS
-        }  # fmt: skip
+        }
         assert all(found == variants["smoke"] for found in variants.values())
 
 
@@ -743,11 +761,20 @@ def test_origin_names_the_machine_the_seeds_and_what_is_missing():
     where = dict(device="a CPU", precision="fp32", date="2026-01-02T03:04:05Z", commit="abcdef0123456789", wall_seconds=1.0)
     later = where | dict(date="2026-01-05T00:00:00Z")
     text = lab.origin([made(planned[0], provenance=where), made(planned[2], provenance=later)], planned)
-    for part in ("2 runs of mlp_stack on digits", "seeds 0, 2", "a CPU, fp32", "2026-01-02 to 2026-01-05", "commit abcdef0;",
-                 "1 of 3 runs are not recorded yet", "python -m resnorm missing"):
+    for part in (
+        "2 runs of mlp_stack on digits",
+        "seeds 0, 2",
+        "a CPU, fp32",
+        "2026-01-02 to 2026-01-05",
+        "commit abcdef0;",
+        "1 of 3 runs are not recorded yet",
+        "python -m resnorm missing",
+    ):
         assert part in text, part
     assert "0.5" not in text  # a result stands in a table or a claim, with its spread
     complete = lab.origin([made(item, provenance=where) for item in planned], planned)
     assert "not recorded" not in complete and complete.endswith("commit abcdef0.")
     assert "batches of 512 tokens" in lab.origin([made(planned[0].replace("recipe.batch_tokens", 512), provenance=where)])
-    assert lab.origin([], planned) == "No runs are recorded; 3 of 3 runs are not recorded yet: `python -m resnorm missing` lists them."
+    assert (
+        lab.origin([], planned) == "No runs are recorded; 3 of 3 runs are not recorded yet: `python -m resnorm missing` lists them."
+    )

@@ -56,10 +56,18 @@ def test_every_letter_says_what_the_grammar_asks():
             assert vars(copied).keys() == vars(placed).keys() and type(copied) is type(placed)
 
 
-@pytest.mark.parametrize(("options", "plain"), [
-    ({}, True), ({"skip": 1, "gain": 1}, True), ({"gain": 2.0}, False), ({"learn": "gain"}, False), ({"shortcut": "linear"}, False),
-    ({"dropout": 0.1}, False), ({"gate": "exclusive"}, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "plain"),
+    [
+        ({}, True),
+        ({"skip": 1, "gain": 1}, True),
+        ({"gain": 2.0}, False),
+        ({"learn": "gain"}, False),
+        ({"shortcut": "linear"}, False),
+        ({"dropout": 0.1}, False),
+        ({"gate": "exclusive"}, False),
+    ],
+)
 def test_a_plain_sum_is_x_plus_h_and_knows_it(options, plain):
     merge, (h, x) = add(**options)(4, 4), torch.randn(2, 3, 4, 4, 4)[:, 0]
     assert merge.plain is plain

@@ -248,10 +248,14 @@ def test_layernorm_scaling_counts_layers_and_not_branches():
 
 
 def test_variants_with_norms_inside_their_branches_have_the_model_s_norm_there():
-    for variant, inside in (("sub_ln", ["inner_norm"]), ("normformer", ["inner_norm"]), ("olmo2", ["query_norm", "key_norm"]),
-                            ("qk_norm", ["query_norm", "key_norm"]),
-                            ("qk_norm_per_head", ["query_norm", "key_norm"]),
-                            ("hybridnorm", ["query_norm", "key_norm", "value_norm"])):  # fmt: skip
+    for variant, inside in (
+        ("sub_ln", ["inner_norm"]),
+        ("normformer", ["inner_norm"]),
+        ("olmo2", ["query_norm", "key_norm"]),
+        ("qk_norm", ["query_norm", "key_norm"]),
+        ("qk_norm_per_head", ["query_norm", "key_norm"]),
+        ("hybridnorm", ["query_norm", "key_norm", "value_norm"]),
+    ):
         model = transformer_lm(vocabulary=5, depth=2, width=16, variant=variant, norm="rms")
         named = [(name.rpartition(".")[2], part) for name, part in model.stack.named_modules()]
         named = [(name, part) for name, part in named if name in inside and part is not None]
@@ -293,8 +297,11 @@ def test_all_layers_of_a_value_residual_mix_in_the_values_of_the_first():
 
 def test_a_shortcut_that_changes_shape_is_padded_and_then_scaled_gated_or_dropped():
     for variant, parameters_of_merge in (
-        ("constant_scaling", 0), ("dropout_shortcut", 0), ("exclusive_gating", 8 * 16 + 16), ("convolution_shortcut", 8 * 16)
-    ):  # fmt: skip
+        ("constant_scaling", 0),
+        ("dropout_shortcut", 0),
+        ("exclusive_gating", 8 * 16 + 16),
+        ("convolution_shortcut", 8 * 16),
+    ):
         block = cifar_resnet(depth=14, width=8, variant=variant).eval().stack.blocks[2]
         nn.init.zeros_(block.get_parameter("4_n.weight"))
         merge, x = block.get_submodule("5_a"), torch.rand(2, 8, 6, 6)
@@ -308,9 +315,7 @@ def test_a_shortcut_that_changes_shape_is_padded_and_then_scaled_gated_or_droppe
 def check_strides(model, size):
     """Each stage after the first halves the image, once, in its first block."""
     sizes = [size]
-    hooks = [
-        block.register_forward_hook(lambda module, inputs, y: sizes.append(y.shape[-1])) for block in model.stack.blocks
-    ]
+    hooks = [block.register_forward_hook(lambda module, inputs, y: sizes.append(y.shape[-1])) for block in model.stack.blocks]
     model.eval()(torch.randn(1, model.stem[0].in_channels, 32, 32))
     for hook in hooks:
         hook.remove()
@@ -401,10 +406,16 @@ def test_models_tell_the_variant_how_many_residual_branches_there_are(model, cou
 
 
 MACARON = Variant(
-    "macaron", "Macaron", "nMha nAa nMha", "Half an MLP on both sides of the attention.", "gulati2020conformer",
-    options={"depth": 12, "block": 12}, settings=lambda depth, block: {"a": add(skip=depth, gain=block)}, init="magneto",
+    "macaron",
+    "Macaron",
+    "nMha nAa nMha",
+    "Half an MLP on both sides of the attention.",
+    "gulati2020conformer",
+    options={"depth": 12, "block": 12},
+    settings=lambda depth, block: {"a": add(skip=depth, gain=block)},
+    init="magneto",
     tags=("transformer",),
-)  # fmt: skip
+)
 
 
 def test_the_number_of_residual_branches_is_the_word_s(monkeypatch):
@@ -412,8 +423,11 @@ def test_the_number_of_residual_branches_is_the_word_s(monkeypatch):
     used = []
     monkeypatch.setattr(init, "magneto", lambda module, depth: used.append(depth))
     monkeypatch.setitem(init.RULES, "magneto", init.magneto)
-    for build_model in (partial(transformer_lm, vocabulary=5), partial(bert, vocabulary=5, heads=4),
-                        partial(vit, size=8, patch=4, classes=3, heads=4)):  # fmt: skip
+    for build_model in (
+        partial(transformer_lm, vocabulary=5),
+        partial(bert, vocabulary=5, heads=4),
+        partial(vit, size=8, patch=4, classes=3, heads=4),
+    ):
         blocks = build_model(depth=4, width=16, variant="macaron").stack.blocks
         merges = [[part for part in block.modules() if isinstance(part, Add)] for block in blocks]
         assert [{(part.skip, part.gain) for part in own} for own in merges] == [{(12, 3 * layer)} for layer in (1, 2, 3, 4)]
@@ -468,9 +482,21 @@ def test_a_tied_head_is_the_embedding_and_starts_near_uniform():
 def test_a_decoder_in_groups_exports_compiles_and_runs_in_16_bits():
     torch.manual_seed(0)
     model = transformer_lm(
-        vocabulary=11, context=8, depth=2, width=16, heads=4, key_value_heads=2, head_width=6, positions="rotary", theta=500,
-        norm="rms", activation="swiglu", expansion=40 / 16, bias="qkv", tie=True,
-    ).eval()  # fmt: skip
+        vocabulary=11,
+        context=8,
+        depth=2,
+        width=16,
+        heads=4,
+        key_value_heads=2,
+        head_width=6,
+        positions="rotary",
+        theta=500,
+        norm="rms",
+        activation="swiglu",
+        expansion=40 / 16,
+        bias="qkv",
+        tie=True,
+    ).eval()
     assert model.stack.blocks[0].get_submodule("5_M").output.in_features == 40
     assert {name.split("A.")[-1] for name, _ in model.named_parameters() if "bias" in name} == {"query_key_value.bias"}
     tokens = torch.randint(11, (2, 8))
@@ -514,12 +540,7 @@ def test_a_recursive_transformer_shares_affine_maps_inside_a_branch_only():
     gains = [block.get_submodule(name).weight for name in ("2_n", "4_n", "8_n", "10_n")]
     assert gains[0] is gains[1] and gains[2] is gains[3] and gains[0] is not gains[2]
     last = transformer_lm(vocabulary=5, depth=1, width=16, variant="rskip_norm", affine="last").stack.blocks[0]
-    assert [last.get_submodule(name).weight is None for name in ("2_n", "4_n", "8_n", "10_n")] == [
-        True,
-        False,
-        True,
-        False,
-    ]
+    assert [last.get_submodule(name).weight is None for name in ("2_n", "4_n", "8_n", "10_n")] == [True, False, True, False]
 
 
 def test_the_initialisation_can_be_chosen():
@@ -532,10 +553,7 @@ def test_the_initialisation_can_be_chosen():
     ("call", "message"),
     [
         (lambda: build("vgg", IMAGES), "unknown model 'vgg'; allowed: mlp_stack, cifar_resnet"),
-        (
-            lambda: build("mlp_stack", IMAGES, heads=4),
-            "'mlp_stack' has no option 'heads'; allowed: depth, width, variant",
-        ),
+        (lambda: build("mlp_stack", IMAGES, heads=4), "'mlp_stack' has no option 'heads'; allowed: depth, width, variant"),
         (lambda: build("cifar_resnet", IMAGES, variant="pre", order=2), "no option 'order'"),
         (lambda: build("resnet", IMAGES, variant="pre"), "no option 'variant'; allowed: depth, norm, width"),
         (

@@ -82,9 +82,9 @@ def test_a_variant_counts_the_branches_of_its_own_stack():
 def test_deepnorm_has_its_own_constants_in_the_encoder():
     torch.manual_seed(0)
     model = seq2seq(**{**SMALL, "depth": 6, "width": 64}, variant="deepnorm")
-    alpha, beta = 0.81 * (6**4 * 6) ** (1 / 16), 0.87 * (6**4 * 6) ** (-1 / 16)
-    assert deepnorm_encoder(6) == pytest.approx((alpha, beta))
-    for stack, alpha, beta in ((model.encoder, alpha, beta), (model.decoder, 18**0.25, 72**-0.25)):
+    encoder = 0.81 * (6**4 * 6) ** (1 / 16), 0.87 * (6**4 * 6) ** (-1 / 16)
+    assert deepnorm_encoder(6) == pytest.approx(encoder)
+    for stack, alpha, beta in ((model.encoder, *encoder), (model.decoder, 18**0.25, 72**-0.25)):
         skips = [m.skip for m in stack.modules() if isinstance(m, Add)]
         assert skips == pytest.approx([alpha] * len(skips))
         for block in stack.blocks:
@@ -187,9 +187,15 @@ def reference_without_fast_path():
 def test_torchs_transformer_with_the_same_weights(variant, reference_without_fast_path):
     torch.manual_seed(0)
     theirs = nn.Transformer(
-        16, 4, num_encoder_layers=2, num_decoder_layers=2, dim_feedforward=64, dropout=0.0, batch_first=True,
+        16,
+        4,
+        num_encoder_layers=2,
+        num_decoder_layers=2,
+        dim_feedforward=64,
+        dropout=0.0,
+        batch_first=True,
         norm_first=variant == "pre",
-    ).eval()  # fmt: skip
+    ).eval()
     if variant == "post":  # torch normalises the output of Post-Norm a second time
         theirs.encoder.norm = theirs.decoder.norm = None
     with torch.no_grad():  # the layers are copies of one, and no norm has a gain or a bias of its own
@@ -211,9 +217,8 @@ def test_torchs_transformer_with_the_same_weights(variant, reference_without_fas
     padding, later = source == PADDING, ~torch.ones(6, 6, dtype=torch.bool).tril()
     with torch.no_grad():
         h = theirs(
-            ours.embed(source), ours.embed(before), tgt_mask=later, src_key_padding_mask=padding,
-            memory_key_padding_mask=padding,
-        )  # fmt: skip
+            ours.embed(source), ours.embed(before), tgt_mask=later, src_key_padding_mask=padding, memory_key_padding_mask=padding
+        )
         torch.testing.assert_close(ours(source, before), h @ ours.token.weight.T, rtol=1e-5, atol=1e-5)
 
 

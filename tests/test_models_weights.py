@@ -29,24 +29,45 @@ def test_the_model_itself_comes_back_and_its_mode_stays(resnet18):
 @pytest.mark.parametrize(
     ("model", "state", "message"),
     [
-        (lambda: resnet(depth=18), lambda: torchvision.models.resnet18(num_classes=10),
-         r"'fc.weight' has shape .10, 512.*1000.*nearest network here is resnet\(depth=18, classes=10\)"),
-        (lambda: resnet(depth=34), lambda: torchvision.models.resnet50(),
-         r"'layer1.0.conv1.weight' has shape \(64, 64, 1, 1\).*nearest network here is resnet\(depth=50, classes=1000\)"),
-        (lambda: resnet(depth=18, classes=4), lambda: nn.Sequential(torchvision.models.resnet18().conv1),
-         "the 1 tensors, '0.weight' .*must be those of torchvision's or timm's ResNet"),
-        (lambda: resnet(depth=50, classes=4), lambda: torchvision.models.resnext50_32x4d(num_classes=4),
-         r"resnet\(depth=50, groups=32, width_per_group=4, classes=4\)"),
-        (lambda: resnet(depth=18), lambda: torchvision.models.densenet121(num_classes=4),
-         r"weights of torchvision's or timm's DenseNet, and this model is ResNet; build densenet\(depth=121, classes=4\)"),
+        (
+            lambda: resnet(depth=18),
+            lambda: torchvision.models.resnet18(num_classes=10),
+            r"'fc.weight' has shape .10, 512.*1000.*nearest network here is resnet\(depth=18, classes=10\)",
+        ),
+        (
+            lambda: resnet(depth=34),
+            lambda: torchvision.models.resnet50(),
+            r"'layer1.0.conv1.weight' has shape \(64, 64, 1, 1\).*nearest network here is resnet\(depth=50, classes=1000\)",
+        ),
+        (
+            lambda: resnet(depth=18, classes=4),
+            lambda: nn.Sequential(torchvision.models.resnet18().conv1),
+            "the 1 tensors, '0.weight' .*must be those of torchvision's or timm's ResNet",
+        ),
+        (
+            lambda: resnet(depth=50, classes=4),
+            lambda: torchvision.models.resnext50_32x4d(num_classes=4),
+            r"resnet\(depth=50, groups=32, width_per_group=4, classes=4\)",
+        ),
+        (
+            lambda: resnet(depth=18),
+            lambda: torchvision.models.densenet121(num_classes=4),
+            r"weights of torchvision's or timm's DenseNet, and this model is ResNet; build densenet\(depth=121, classes=4\)",
+        ),
         (lambda: densenet(), lambda: torchvision.models.densenet169(), r"densenet\(depth=169"),
-        (lambda: resnet(depth=18, classes=10, norm="group(groups=4)"), lambda: torchvision.models.resnet18(num_classes=10),
-         "'bn1.running_mean'.* has no place in this model.*computes something else .40 such tensors.*classes=10"),
-        (lambda: resnet(depth=18, classes=10, version=2), lambda: torchvision.models.resnet18(num_classes=10),
-         "nearest network here is resnet.depth=18, classes=10"),
+        (
+            lambda: resnet(depth=18, classes=10, norm="group(groups=4)"),
+            lambda: torchvision.models.resnet18(num_classes=10),
+            "'bn1.running_mean'.* has no place in this model.*computes something else .40 such tensors.*classes=10",
+        ),
+        (
+            lambda: resnet(depth=18, classes=10, version=2),
+            lambda: torchvision.models.resnet18(num_classes=10),
+            "nearest network here is resnet.depth=18, classes=10",
+        ),
         (lambda: transformer_lm(vocabulary=9), lambda: torchvision.models.resnet18(), "this model is TransformerLM; build resnet"),
     ],
-)  # fmt: skip
+)
 def test_weights_of_another_network_are_named_and_nothing_is_loaded(model, state, message):
     ours = model()
     before = copy.deepcopy(ours.state_dict())
@@ -123,8 +144,10 @@ def test_words_that_have_the_same_tensors_are_told_apart():
 
 def test_numbers_are_copied_into_the_types_of_our_model(resnet18):
     for kind in (torch.bfloat16, torch.float16, torch.float64):
-        ours = load_weights(resnet(depth=18, classes=10), {name: value.to(kind) if value.is_floating_point() else value
-                                                           for name, value in resnet18.state_dict().items()})  # fmt: skip
+        ours = load_weights(
+            resnet(depth=18, classes=10),
+            {name: value.to(kind) if value.is_floating_point() else value for name, value in resnet18.state_dict().items()},
+        )
         assert ours.head.weight.dtype == torch.float32
         torch.testing.assert_close(ours.head.weight, resnet18.fc.weight.to(kind).float())
     half = copy.deepcopy(resnet18).bfloat16()

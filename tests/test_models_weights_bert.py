@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers")
 
 SIZES = dict(
     vocab_size=101, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, max_position_embeddings=16
-)  # fmt: skip
+)
 TOKENS = torch.randint(101, (2, 12), generator=torch.Generator().manual_seed(1))
 
 
@@ -43,11 +43,7 @@ def same(mine, other, tokens=TOKENS):
 
 @pytest.mark.parametrize(
     "options",
-    [
-        dict(),
-        dict(hidden_act="relu", layer_norm_eps=1e-3),
-        dict(hidden_act="gelu_new", type_vocab_size=3, intermediate_size=128),
-    ],
+    [dict(), dict(hidden_act="relu", layer_norm_eps=1e-3), dict(hidden_act="gelu_new", type_vocab_size=3, intermediate_size=128)],
 )
 def test_the_call_of_the_error_loads_the_weights_and_gives_the_same_logits(options, tmp_path):
     other = theirs(**options)

@@ -12,9 +12,17 @@ from resnorm.models import bert, generate
 transformers = pytest.importorskip("transformers")
 
 SIZES = dict(
-    vocab_size=101, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-    max_position_embeddings=16, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-)  # fmt: skip
+    vocab_size=101,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=16,
+    bos_token_id=1,
+    eos_token_id=2,
+    pad_token_id=0,
+)
 NEOX = {name: value for name, value in SIZES.items() if name != "num_key_value_heads"}
 GPT2 = dict(vocab_size=101, n_positions=16, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2)
 FAMILIES = {
@@ -34,11 +42,15 @@ FAMILIES = {
     "Olmo2": dict(SIZES),
     "GPTNeoX": dict(NEOX),
     "GPTNeoX in a row": dict(
-        NEOX, use_parallel_residual=False, hidden_act="relu", layer_norm_eps=1e-3, attention_bias=False,
+        NEOX,
+        use_parallel_residual=False,
+        hidden_act="relu",
+        layer_norm_eps=1e-3,
+        attention_bias=False,
         rope_parameters=dict(rope_type="default", rope_theta=500.0, partial_rotary_factor=0.5),
     ),
     "GPTNeoX, turned all round": dict(NEOX, rope_parameters=dict(rope_type="default", rope_theta=1e4, partial_rotary_factor=1.0)),
-}  # fmt: skip
+}
 TOKENS = torch.randint(101, (2, 16), generator=torch.Generator().manual_seed(1))
 
 
@@ -320,9 +332,18 @@ def test_other_decoders_are_refused_by_their_names_and_shapes(family):
     torch.manual_seed(0)
     config = getattr(transformers, f"{family}Config")()
     sizes = SIZES | dict(
-        n_embd=32, n_layer=2, n_head=4, n_positions=16, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]],
-        head_dim=8, rotary_dim=4, ffn_dim=48, word_embed_proj_dim=32,
-    )  # fmt: skip
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=16,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["global", "local"], 1]],
+        head_dim=8,
+        rotary_dim=4,
+        ffn_dim=48,
+        word_embed_proj_dim=32,
+    )
     known = config.to_dict()
     options = {name: value for name, value in sizes.items() if name in known}
     other = getattr(transformers, f"{family}ForCausalLM")(type(config)(**options))

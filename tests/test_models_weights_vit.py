@@ -40,10 +40,14 @@ def first_names(state):
 def names_before_5(state):
     """As transformers 4 and the published files have them."""
     pairs = {
-        r"vit\.layers\.": "vit.encoder.layer.", r"attention\.q_proj": "attention.attention.query",
-        r"attention\.k_proj": "attention.attention.key", r"attention\.v_proj": "attention.attention.value",
-        r"attention\.o_proj": "attention.output.dense", r"mlp\.fc1": "intermediate.dense", r"mlp\.fc2": "output.dense",
-    }  # fmt: skip
+        r"vit\.layers\.": "vit.encoder.layer.",
+        r"attention\.q_proj": "attention.attention.query",
+        r"attention\.k_proj": "attention.attention.key",
+        r"attention\.v_proj": "attention.attention.value",
+        r"attention\.o_proj": "attention.output.dense",
+        r"mlp\.fc1": "intermediate.dense",
+        r"mlp\.fc2": "output.dense",
+    }
     renamed = {}
     for name, value in state.items():
         for pattern, other in pairs.items():

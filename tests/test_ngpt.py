@@ -253,8 +253,13 @@ def test_ngpt_is_the_placement_alone_as_it_was():
 
 def test_blocks_and_images_may_take_the_normalised_branches():
     torch.manual_seed(0)
-    block = Block("Anln Mnln", WIDTH, n="rms(affine=False)", A=attention(HEADS, bias=False, normalised=True),
-                  M=mlp(bias=False, normalised=True))  # fmt: skip
+    block = Block(
+        "Anln Mnln",
+        WIDTH,
+        n="rms(affine=False)",
+        A=attention(HEADS, bias=False, normalised=True),
+        M=mlp(bias=False, normalised=True),
+    )
     init.initialise(block, "xavier", 2)
     image = vit(**SMALL_IMAGE, norm="rms(affine=False)")
     for module in (block, image):

@@ -108,11 +108,14 @@ def test_batch_norm_on_tokens():
         norm("batch", 8, dim=-1)(x[:1])
 
 
-@pytest.mark.parametrize(("name", "options", "x", "says"), [
-    ("batch", {}, torch.randn(1, 8, 4, 4), "batch of 1"),
-    ("instance", {}, torch.randn(4, 8), "spatial positions"),
-    ("instance", {}, torch.randn(4, 8, 1, 1), "spatial positions"),
-])
+@pytest.mark.parametrize(
+    ("name", "options", "x", "says"),
+    [
+        ("batch", {}, torch.randn(1, 8, 4, 4), "batch of 1"),
+        ("instance", {}, torch.randn(4, 8), "spatial positions"),
+        ("instance", {}, torch.randn(4, 8, 1, 1), "spatial positions"),
+    ],
+)
 def test_impossible_inputs_are_refused(name, options, x, says):
     with pytest.raises(ValueError, match=says):
         norm(name, 8, **options)(x)
@@ -122,15 +125,18 @@ def test_batch_norm_takes_one_sample_in_eval():
     assert norm("batch", 8).eval()(torch.randn(1, 8, 4, 4)).shape == (1, 8, 4, 4)
 
 
-@pytest.mark.parametrize(("name", "options", "error", "says"), [
-    ("group", {"groups": 3}, ValueError, r"groups=3 does not divide width=8; allowed: \[1, 2, 4, 8\]"),
-    ("bacth", {}, ValueError, "unknown normaliser 'bacth'; allowed: batch"),
-    ("layer", {"groups": 3}, TypeError, r"layer\(groups=3\).*unexpected keyword"),
-    ("batch", {"momentum": None}, ValueError, "momentum=None"),
-    ("batch", {"dim": 2}, ValueError, "dim=2"),
-    ("group(groups", {}, ValueError, "cannot read"),
-    ("group(4)", {}, ValueError, "cannot read"),
-])
+@pytest.mark.parametrize(
+    ("name", "options", "error", "says"),
+    [
+        ("group", {"groups": 3}, ValueError, r"groups=3 does not divide width=8; allowed: \[1, 2, 4, 8\]"),
+        ("bacth", {}, ValueError, "unknown normaliser 'bacth'; allowed: batch"),
+        ("layer", {"groups": 3}, TypeError, r"layer\(groups=3\).*unexpected keyword"),
+        ("batch", {"momentum": None}, ValueError, "momentum=None"),
+        ("batch", {"dim": 2}, ValueError, "dim=2"),
+        ("group(groups", {}, ValueError, "cannot read"),
+        ("group(4)", {}, ValueError, "cannot read"),
+    ],
+)
 def test_impossible_settings_are_refused(name, options, error, says):
     with pytest.raises(error, match=says):
         norm(name, 8, **options)
@@ -150,8 +156,9 @@ def test_weight_norm_and_standardisation(shape):
     standard = weight_standardisation(weight, eps=1e-12).flatten(1)
     torch.testing.assert_close(standard.mean(1), torch.zeros(5), atol=1e-5, rtol=0)
     torch.testing.assert_close(standard.var(1, unbiased=False), torch.ones(5), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(weight_standardisation(7 * weight + 3, eps=1e-12), weight_standardisation(weight, eps=1e-12),
-                               atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        weight_standardisation(7 * weight + 3, eps=1e-12), weight_standardisation(weight, eps=1e-12), atol=1e-4, rtol=1e-3
+    )
 
 
 def test_channels_last_is_kept_by_layer_norm_over_channels():
@@ -242,11 +249,27 @@ def test_a_sample_in_channels_last_is_normalised_alike_beside_any_neighbour(name
 
 @pytest.mark.parametrize(
     "setting",
-    ["layer(eps=-1)", "rms(eps=1e999)", "seed(eps=-1)", "instance(eps='small')", "batch(momentum=2)", "batch(momentum=-1)",
-     "batch(momentum=0)", "batch(dim=True)", "batch(track_running_stats=1)", "batch(affine=None)", "group(affine='no')",
-     "layer(affine=0)", "group(groups=2.0)", "group(groups=0)", "dyt(alpha=1e999)", "derf(alpha=-1)", "none(copy='yes')",
-     "noisy_batch(noise=1e999)"],
-)  # fmt: skip
+    [
+        "layer(eps=-1)",
+        "rms(eps=1e999)",
+        "seed(eps=-1)",
+        "instance(eps='small')",
+        "batch(momentum=2)",
+        "batch(momentum=-1)",
+        "batch(momentum=0)",
+        "batch(dim=True)",
+        "batch(track_running_stats=1)",
+        "batch(affine=None)",
+        "group(affine='no')",
+        "layer(affine=0)",
+        "group(groups=2.0)",
+        "group(groups=0)",
+        "dyt(alpha=1e999)",
+        "derf(alpha=-1)",
+        "none(copy='yes')",
+        "noisy_batch(noise=1e999)",
+    ],
+)
 def test_values_that_no_norm_can_have_are_named(setting):
     option, value = setting.split("(")[1].rstrip(")").split("=")
     with pytest.raises(ValueError, match=f"{option}=({value}|inf).*(give|allowed|axis is)"):
@@ -310,9 +333,13 @@ def test_adaptive_instance_norm_takes_the_statistics_of_the_style():
 
 @pytest.mark.parametrize(
     ("content", "style", "message"),
-    [((4, 3, 6, 6), (4, 2, 6, 6), "same channels"), ((4, 3, 6, 6), (2, 3, 6, 6), "one\\s+style for each"),
-     ((4, 3), (4, 3), "content of shape .4, 3. has one or none"), ((4, 3, 6, 6), (4, 3, 1, 1), "style of shape")],
-)  # fmt: skip
+    [
+        ((4, 3, 6, 6), (4, 2, 6, 6), "same channels"),
+        ((4, 3, 6, 6), (2, 3, 6, 6), "one\\s+style for each"),
+        ((4, 3), (4, 3), "content of shape .4, 3. has one or none"),
+        ((4, 3, 6, 6), (4, 3, 1, 1), "style of shape"),
+    ],
+)
 def test_adaptive_instance_norm_refuses_what_does_not_match(content, style, message):
     with pytest.raises(ValueError, match=message):
         adaptive_instance_norm(torch.randn(content), torch.randn(style))

@@ -386,9 +386,23 @@ def test_a_norm_that_cannot_be_read_is_refused(norm, of, says):
     assert model[0] is norm
 
 
-@pytest.mark.parametrize("name", ["BatchNormAct2d", "GroupNormAct", "GroupNorm1Act", "LayerNormAct", "LayerNormAct2d",
-                                  "RmsNormAct2d", "FrozenBatchNormAct2d", "LayerNorm2d", "RmsNorm", "RmsNorm2d", "LayerNormFp32",
-                                  "GroupNorm1"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BatchNormAct2d",
+        "GroupNormAct",
+        "GroupNorm1Act",
+        "LayerNormAct",
+        "LayerNormAct2d",
+        "RmsNormAct2d",
+        "FrozenBatchNormAct2d",
+        "LayerNorm2d",
+        "RmsNorm",
+        "RmsNorm2d",
+        "LayerNormFp32",
+        "GroupNorm1",
+    ],
+)
 def test_norms_of_timm_keep_activation_axis_and_gain(name):
     cls = getattr(timm.layers, name, None) or getattr(timm.layers.norm_act, name)
     options = dict(act_layer=nn.Tanh) if "Act" in name else {}
@@ -401,7 +415,7 @@ def test_norms_of_timm_keep_activation_axis_and_gain(name):
     assert not kinds(model, cls)
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
     if "Act" in name:
-        assert model[0].act is old.act and list(model[0].state_dict())[0] == "norm.weight"
+        assert model[0].act is old.act and next(iter(model[0].state_dict())) == "norm.weight"
 
 
 # --- modules that read their norm
@@ -512,11 +526,15 @@ class ReadsHarmlessly(Reads):
 
 @pytest.mark.parametrize(
     ("cls", "says"),
-    [(ReadsAtOnce, "ReadsAtOnce.forward reads norm.weight"), (ReadsByAMethod, "ReadsByAMethod.scaled reads norm.(eps|running_var)"),
-     (ReadsInALoop, "ReadsInALoop.forward reads norms.bias"), (ReadsByAName, "ReadsByAName.forward reads norm.bias"),
-     (ReadsByAProperty, "ReadsByAProperty.forward reads norms.weight"),
-     (ReadsWithoutSource, "ReadsWithoutSource.forward reads norm.weight")],
-)  # fmt: skip
+    [
+        (ReadsAtOnce, "ReadsAtOnce.forward reads norm.weight"),
+        (ReadsByAMethod, "ReadsByAMethod.scaled reads norm.(eps|running_var)"),
+        (ReadsInALoop, "ReadsInALoop.forward reads norms.bias"),
+        (ReadsByAName, "ReadsByAName.forward reads norm.bias"),
+        (ReadsByAProperty, "ReadsByAProperty.forward reads norms.weight"),
+        (ReadsWithoutSource, "ReadsWithoutSource.forward reads norm.weight"),
+    ],
+)
 def test_a_module_that_computes_with_its_norm_s_tensors_is_refused(cls, says):
     model = nn.Sequential(cls("way"))
     before = str(model)
@@ -581,8 +599,20 @@ class PutsOutItsInput(nn.Module):
         return x if self.training else x[:]
 
 
-@pytest.mark.parametrize("to", ["none", lambda width: nn.Identity(), lambda width: PutsOutItsInput(), lambda width: nn.Sequential(),
-                                "dyt", "scalar_bias", "rms", "layer", "group(groups=2)"])  # fmt: skip
+@pytest.mark.parametrize(
+    "to",
+    [
+        "none",
+        lambda width: nn.Identity(),
+        lambda width: PutsOutItsInput(),
+        lambda width: nn.Sequential(),
+        "dyt",
+        "scalar_bias",
+        "rms",
+        "layer",
+        "group(groups=2)",
+    ],
+)
 @pytest.mark.parametrize("affine", [True, False])
 def test_an_activation_in_place_leaves_the_skip_alone(to, affine):
     models = [nn.Sequential(*(PreAct(inplace, nn.BatchNorm2d(4, affine=affine)) for _ in range(2))) for inplace in (True, False)]
@@ -639,9 +669,13 @@ class Wide(nn.Module):
 
 @pytest.mark.parametrize(
     ("kind", "says"),
-    [("infinite", "pass in training is not finite"), ("fused", "not what its modules compute one by one"),
-     ("half", "the output in training was .*float32.* and is .*float16"), ("short", r"was .*\(3, 4\).* and is .*\(1, 4\)")],
-)  # fmt: skip
+    [
+        ("infinite", "pass in training is not finite"),
+        ("fused", "not what its modules compute one by one"),
+        ("half", "the output in training was .*float32.* and is .*float16"),
+        ("short", r"was .*\(3, 4\).* and is .*\(1, 4\)"),
+    ],
+)
 def test_the_check_sees(kind, says):
     check_conversion(Wide("fine"), torch.randn(3, 4), like=Wide("fine"))
     with pytest.raises(ValueError, match=says):

@@ -91,26 +91,18 @@ def check_parity(ours, theirs, pairs, inputs, dtype, run_ours=None, run_theirs=N
 
     def everything(module, run, parameters, dtype):
         tensors, statistics = run_once(module, run or module, inputs, dtype)
-        return [
-            *tensors,
-            *(torch.cat([q.grad for q in p]) if isinstance(p, tuple) else p.grad for p in parameters),
-            *statistics,
-        ]
+        return [*tensors, *(torch.cat([q.grad for q in p]) if isinstance(p, tuple) else p.grad for p in parameters), *statistics]
 
     expected = everything(theirs, run_theirs, [its for _, its in pairs], dtype)
     results = everything(ours, run_ours, [mine for mine, _ in pairs], dtype)
     different = [i for i, (mine, its) in enumerate(zip(results, expected, strict=True)) if not torch.equal(mine, its)]
     if not different:
         return
-    exact = (
-        everything(theirs, run_theirs, [its for _, its in pairs], torch.float32) if dtype != torch.float32 else expected
-    )
+    exact = everything(theirs, run_theirs, [its for _, its in pairs], torch.float32) if dtype != torch.float32 else expected
     for i in different:
         error = relative(results[i], exact[i])
         allowed = 1e-5 if dtype == torch.float32 else 4 * relative(expected[i], exact[i]) + 2**-6
-        assert error <= allowed, (
-            f"tensor {i} of output, inputs, parameters, statistics: relative error {error:.1e} > {allowed:.1e}"
-        )
+        assert error <= allowed, f"tensor {i} of output, inputs, parameters, statistics: relative error {error:.1e} > {allowed:.1e}"
 
 
 # ---------------------------------------------------------------------------------------------------- torchvision
@@ -121,9 +113,7 @@ def check_parity(ours, theirs, pairs, inputs, dtype, run_ours=None, run_theirs=N
 @pytest.mark.parametrize("stride", [1, 2])
 def test_basic_block(stride, train, dtype):
     width = 16 * stride
-    downsample = (
-        nn.Sequential(nn.Conv2d(16, width, 1, stride, bias=False), nn.BatchNorm2d(width)) if stride > 1 else None
-    )
+    downsample = nn.Sequential(nn.Conv2d(16, width, 1, stride, bias=False), nn.BatchNorm2d(width)) if stride > 1 else None
     theirs = BasicBlock(16, width, stride, downsample)
     shortcut = add(shortcut="projection(norm='batch')", stride=2) if stride > 1 else "add"
     ours = Block("CnrCnar", 16, C=[conv3x3(width, stride), conv3x3(width)], n="batch", a=shortcut)
@@ -228,9 +218,7 @@ def mlp_pairs(ours, layer):
 @pytest.mark.parametrize(("word", "activation"), [("nAa nMa", "relu"), ("Aan Man", "gelu")])
 def test_encoder_layer(word, activation, mask, dtype):
     pre = word.startswith("n")
-    theirs = nn.TransformerEncoderLayer(
-        WIDTH, HEADS, 64, dropout=0.0, activation=activation, batch_first=True, norm_first=pre
-    )
+    theirs = nn.TransformerEncoderLayer(WIDTH, HEADS, 64, dropout=0.0, activation=activation, batch_first=True, norm_first=pre)
     ours = Block(word, WIDTH, n="layer", A=attention(HEADS), M=mlp(2, activation))
     move_off_the_start(theirs)
     modules = dict(ours.named_children())
@@ -266,10 +254,7 @@ def test_decoder_layer(word, memory, dtype):
     pairs += parameters_of(cross.output, theirs.multihead_attn.out_proj)
     for kind in ("weight", "bias"):
         pairs.append(
-            (
-                (getattr(cross.query, kind), getattr(cross.key_value, kind)),
-                getattr(theirs.multihead_attn, f"in_proj_{kind}"),
-            )
+            ((getattr(cross.query, kind), getattr(cross.key_value, kind)), getattr(theirs.multihead_attn, f"in_proj_{kind}"))
         )
     for norm, its in zip(norms, (theirs.norm1, theirs.norm2, theirs.norm3), strict=True):
         pairs += parameters_of(norm, its)
@@ -304,18 +289,14 @@ def test_pre_activation_bottleneck(stride, norm, dtype):
     ours = Block(word, 64, C=convolutions, n=norm, a=merge)
     move_off_the_start(theirs)
     its = list(theirs.parameters())
-    pairs = list(
-        zip(ours.parameters(), its[1:] + its[:1] if stride > 1 else its, strict=True)
-    )  # theirs has the projection first
+    pairs = list(zip(ours.parameters(), its[1:] + its[:1] if stride > 1 else its, strict=True))  # theirs has the projection first
     check_parity(ours, theirs, pairs, [torch.randn(8, 64, 9, 7)], dtype)
 
 
 @DTYPES
 def test_weight_standardisation(dtype):
     layer = partial(timm.layers.StdConv2d, eps=1e-10)
-    theirs = timm.models.resnetv2.PreActBottleneck(
-        64, conv_layer=layer, norm_layer=partial(timm.layers.GroupNormAct, num_groups=8)
-    )
+    theirs = timm.models.resnetv2.PreActBottleneck(64, conv_layer=layer, norm_layer=partial(timm.layers.GroupNormAct, num_groups=8))
     kernels = [conv1x1(16, weight="standard"), conv3x3(16, weight="standard"), conv1x1(64, weight="standard")]
     ours = Block("nrCnrCnrCa", 64, C=kernels, n="group(groups=8)")
     check_parity(ours, theirs, copy_in_order(ours, theirs), [torch.randn(8, 64, 8, 8)], dtype)
@@ -323,8 +304,7 @@ def test_weight_standardisation(dtype):
 
 @DTYPES
 @pytest.mark.parametrize(
-    ("word", "reference", "scale"),
-    [("nAa nMa", "Block", None), ("nAsa nMsa", "Block", 0.5), ("Ana Mna", "ResPostBlock", None)],
+    ("word", "reference", "scale"), [("nAa nMa", "Block", None), ("nAsa nMsa", "Block", 0.5), ("Ana Mna", "ResPostBlock", None)]
 )
 def test_vision_transformer_block(word, reference, scale, dtype):
     options = dict(norm_layer=partial(nn.LayerNorm, eps=1e-6), qkv_bias=True, init_values=scale)

@@ -114,9 +114,12 @@ def test_gpt_j(rotary):
     theirs = perturbed(module.GPTJBlock(config, layer_idx=0)).eval()
     inputs = dict(attention_mask=causal(), position_ids=positions())
     ours = Block(
-        "n[A,M]a", WIDTH, n=f"layer(eps={config.layer_norm_epsilon})",
-        A=partial(Theirs, module=theirs.attn, inputs=inputs), M=mlp(4, "gelu_tanh"),
-    ).eval()  # fmt: skip
+        "n[A,M]a",
+        WIDTH,
+        n=f"layer(eps={config.layer_norm_epsilon})",
+        A=partial(Theirs, module=theirs.attn, inputs=inputs),
+        M=mlp(4, "gelu_tanh"),
+    ).eval()
     pairs = norm_pairs(ours, theirs.ln_1) + attention_pairs(ours, theirs.attn)
     pairs += mlp_pairs(ours, theirs.mlp.fc_in, theirs.mlp.fc_out)
     check(ours, pairs, lambda x: theirs(x, **inputs)[0])
@@ -125,16 +128,25 @@ def test_gpt_j(rotary):
 def test_gpt_neox():
     module = transformers_module("gpt_neox")
     config = config_of(
-        "GPTNeoXConfig", hidden_size=WIDTH, num_attention_heads=HEADS, intermediate_size=3 * WIDTH, use_parallel_residual=True,
-        attention_dropout=0.0, hidden_dropout=0.0, max_position_embeddings=8,
-    )  # fmt: skip
+        "GPTNeoXConfig",
+        hidden_size=WIDTH,
+        num_attention_heads=HEADS,
+        intermediate_size=3 * WIDTH,
+        use_parallel_residual=True,
+        attention_dropout=0.0,
+        hidden_dropout=0.0,
+        max_position_embeddings=8,
+    )
     theirs = perturbed(module.GPTNeoXLayer(config, layer_idx=0)).eval()
     turns = module.GPTNeoXRotaryEmbedding(config)(torch.zeros(1, dtype=torch.float64), positions())
     inputs = dict(attention_mask=causal(), position_embeddings=turns)
     ours = Block(
-        "[nA,nM]a", WIDTH, n=f"layer(eps={config.layer_norm_eps})",
-        A=partial(Theirs, module=theirs.attention, inputs=inputs), M=mlp(3, "gelu"),
-    ).eval()  # fmt: skip
+        "[nA,nM]a",
+        WIDTH,
+        n=f"layer(eps={config.layer_norm_eps})",
+        A=partial(Theirs, module=theirs.attention, inputs=inputs),
+        M=mlp(3, "gelu"),
+    ).eval()
     pairs = norm_pairs(ours, theirs.input_layernorm, theirs.post_attention_layernorm)
     pairs += attention_pairs(ours, theirs.attention)
     pairs += mlp_pairs(ours, theirs.mlp.dense_h_to_4h, theirs.mlp.dense_4h_to_h)
@@ -144,16 +156,23 @@ def test_gpt_neox():
 def test_cohere():
     module = transformers_module("cohere")
     config = config_of(
-        "CohereConfig", hidden_size=WIDTH, num_attention_heads=HEADS, num_key_value_heads=2, intermediate_size=3 * WIDTH,
+        "CohereConfig",
+        hidden_size=WIDTH,
+        num_attention_heads=HEADS,
+        num_key_value_heads=2,
+        intermediate_size=3 * WIDTH,
         max_position_embeddings=8,
-    )  # fmt: skip
+    )
     theirs = perturbed(module.CohereDecoderLayer(config, layer_idx=0)).eval()
     turns = module.CohereRotaryEmbedding(config)(torch.zeros(1, dtype=torch.float64), positions())
     inputs = dict(attention_mask=causal(), position_embeddings=turns)
     ours = Block(
-        "n[A,M]a", WIDTH, n=partial(nn.LayerNorm, eps=config.layer_norm_eps, bias=False),
-        A=partial(Theirs, module=theirs.self_attn, inputs=inputs), M=mlp(3, "swiglu", bias=False),
-    ).eval()  # fmt: skip
+        "n[A,M]a",
+        WIDTH,
+        n=partial(nn.LayerNorm, eps=config.layer_norm_eps, bias=False),
+        A=partial(Theirs, module=theirs.self_attn, inputs=inputs),
+        M=mlp(3, "swiglu", bias=False),
+    ).eval()
     (norm,), (feed_forward,) = ours.parts("n"), ours.parts("M")
     pairs = [(norm.weight, theirs.input_layernorm.weight), *attention_pairs(ours, theirs.self_attn)]
     pairs.append((feed_forward.hidden.weight, [theirs.mlp.gate_proj.weight, theirs.mlp.up_proj.weight]))
@@ -173,16 +192,27 @@ def test_cohere():
 def test_falcon(word, options):
     module = transformers_module("falcon")
     config = config_of(
-        "FalconConfig", hidden_size=WIDTH, num_attention_heads=HEADS, parallel_attn=True, bias=False, alibi=False,
-        hidden_dropout=0.0, attention_dropout=0.0, max_position_embeddings=8, **options,
-    )  # fmt: skip
+        "FalconConfig",
+        hidden_size=WIDTH,
+        num_attention_heads=HEADS,
+        parallel_attn=True,
+        bias=False,
+        alibi=False,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        max_position_embeddings=8,
+        **options,
+    )
     theirs = perturbed(module.FalconDecoderLayer(config, layer_idx=0)).eval()
     turns = module.FalconRotaryEmbedding(config)(torch.zeros(1, dtype=torch.float64), positions())
     inputs = dict(alibi=None, attention_mask=causal(), position_embeddings=turns)
     ours = Block(
-        word, WIDTH, n=f"layer(eps={config.layer_norm_epsilon})",
-        A=partial(Theirs, module=theirs.self_attention, inputs=inputs), M=mlp(4, "gelu", bias=False),
-    ).eval()  # fmt: skip
+        word,
+        WIDTH,
+        n=f"layer(eps={config.layer_norm_epsilon})",
+        A=partial(Theirs, module=theirs.self_attention, inputs=inputs),
+        M=mlp(4, "gelu", bias=False),
+    ).eval()
     norms = [theirs.ln_attn, theirs.ln_mlp] if word.startswith("[") else [theirs.input_layernorm]
     pairs = norm_pairs(ours, *norms) + attention_pairs(ours, theirs.self_attention)
     pairs += mlp_pairs(ours, theirs.mlp.dense_h_to_4h, theirs.mlp.dense_4h_to_h)
@@ -196,9 +226,12 @@ def test_bloom_with_the_skip_after_the_norm():
     inputs = dict(alibi=torch.randn(3 * HEADS, 1, TOKENS, dtype=torch.float64), attention_mask=causal())
     without = torch.zeros(3, TOKENS, WIDTH, dtype=torch.float64)  # their attention adds the skip itself
     ours = Block(
-        "n|Aa n|Ma", WIDTH, n=f"layer(eps={config.layer_norm_epsilon})",
-        A=partial(Theirs, module=theirs.self_attention, inputs=dict(residual=without, **inputs)), M=mlp(4, "gelu_tanh"),
-    ).eval()  # fmt: skip
+        "n|Aa n|Ma",
+        WIDTH,
+        n=f"layer(eps={config.layer_norm_epsilon})",
+        A=partial(Theirs, module=theirs.self_attention, inputs=dict(residual=without, **inputs)),
+        M=mlp(4, "gelu_tanh"),
+    ).eval()
     pairs = norm_pairs(ours, theirs.input_layernorm, theirs.post_attention_layernorm)
     pairs += attention_pairs(ours, theirs.self_attention)
     pairs += mlp_pairs(ours, theirs.mlp.dense_h_to_4h, theirs.mlp.dense_4h_to_h)
@@ -209,10 +242,22 @@ def test_bloom_with_the_skip_after_the_norm():
 def test_minimax_scales_the_skip_after_the_norm():
     module = transformers_module("minimax")
     config = config_of(
-        "MiniMaxConfig", hidden_size=WIDTH, num_attention_heads=HEADS, num_key_value_heads=2, head_dim=4, intermediate_size=WIDTH,
-        num_hidden_layers=1, layer_types=["full_attention"], num_local_experts=2, num_experts_per_tok=2, experts_implementation="eager",
-        full_attn_alpha_factor=3.5, full_attn_beta_factor=0.5, mlp_alpha_factor=2.5, mlp_beta_factor=0.7,
-    )  # fmt: skip
+        "MiniMaxConfig",
+        hidden_size=WIDTH,
+        num_attention_heads=HEADS,
+        num_key_value_heads=2,
+        head_dim=4,
+        intermediate_size=WIDTH,
+        num_hidden_layers=1,
+        layer_types=["full_attention"],
+        num_local_experts=2,
+        num_experts_per_tok=2,
+        experts_implementation="eager",
+        full_attn_alpha_factor=3.5,
+        full_attn_beta_factor=0.5,
+        mlp_alpha_factor=2.5,
+        mlp_beta_factor=0.7,
+    )
     theirs = module.MiniMaxDecoderLayer(config, layer_idx=0).eval()
     for parameter in theirs.mlp.parameters():  # which are as the memory was
         nn.init.normal_(parameter, std=0.2)
@@ -220,9 +265,13 @@ def test_minimax_scales_the_skip_after_the_norm():
     turns = module.MiniMaxRotaryEmbedding(config)(torch.zeros(1, dtype=torch.float64), positions())
     inputs = dict(attention_mask=causal(), position_embeddings=turns)
     ours = Block(
-        "n|Aa n|Ma", WIDTH, n=f"rms(eps={config.rms_norm_eps})", a=[add(skip=3.5, gain=0.5), add(skip=2.5, gain=0.7)],
-        A=partial(Theirs, module=theirs.self_attn, inputs=inputs), M=partial(Theirs, module=theirs.mlp, inputs={}),
-    ).eval()  # fmt: skip
+        "n|Aa n|Ma",
+        WIDTH,
+        n=f"rms(eps={config.rms_norm_eps})",
+        a=[add(skip=3.5, gain=0.5), add(skip=2.5, gain=0.7)],
+        A=partial(Theirs, module=theirs.self_attn, inputs=inputs),
+        M=partial(Theirs, module=theirs.mlp, inputs={}),
+    ).eval()
     pairs = [
         (mine.weight, its.weight)
         for mine, its in zip(ours.parts("n"), (theirs.input_layernorm, theirs.post_attention_layernorm), strict=True)

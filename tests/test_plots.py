@@ -104,9 +104,7 @@ def test_by_depth_sets_measured_points_beside_the_law():
 
 
 def test_bars_start_at_zero_show_every_seed_and_say_who_diverged():
-    frame = pandas.DataFrame(
-        dict(label=["a"] * 3 + ["b"] + ["c"], seed=[0, 1, 2, 0, 0], error=[0.08, 0.09, 0.10, 0.2, numpy.nan])
-    )
+    frame = pandas.DataFrame(dict(label=["a"] * 3 + ["b"] + ["c"], seed=[0, 1, 2, 0, 0], error=[0.08, 0.09, 0.10, 0.2, numpy.nan]))
     figure = plots.bars(frame, "error", scale=100, published={"a": 6.37})
     axes = figure.axes[0]
     assert axes.get_xlim()[0] == 0
@@ -179,9 +177,13 @@ def test_equal_value_lines_are_few_and_round(low, high):
 
 def dotted(**options):
     frame = pandas.DataFrame(
-        dict(name=["a"] * 3 + ["b"] + ["c"] + ["d"] * 2, seed=[0, 1, 2, 0, 0, 0, 1],
-             rate="0.1", error=[8.0, 8.0, 9.5, 20.0, numpy.nan, 7.0, numpy.nan])
-    )  # fmt: skip
+        dict(
+            name=["a"] * 3 + ["b"] + ["c"] + ["d"] * 2,
+            seed=[0, 1, 2, 0, 0, 0, 1],
+            rate="0.1",
+            error=[8.0, 8.0, 9.5, 20.0, numpy.nan, 7.0, numpy.nan],
+        )
+    )
     return plots.dot_table(frame, "error", "name", **options)
 
 
@@ -264,8 +266,7 @@ def test_a_ridgeline_has_a_logarithmic_axis_and_says_where_there_is_no_value():
     tops = [hill.get_xy()[hill.get_xy()[:, 1].argmax(), 0] for hill in ax.patches]
     assert 40 < tops[0] / tops[2] < 400
     assert figure.alt == (
-        "Ridgeline plot, the distribution of size by block on a logarithmic axis. "
-        "no value at block 0, no value at block 4."
+        "Ridgeline plot, the distribution of size by block on a logarithmic axis. no value at block 0, no value at block 4."
     )
     with pytest.raises(ValueError, match="behind='later' is no panel; allowed: only"):
         plots.ridgeline(frame, "size", behind="later")

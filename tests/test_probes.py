@@ -77,7 +77,9 @@ def test_a_part_of_the_model_is_read_in_the_pass_of_the_whole():
     assert decoder[-1]["forward_rms"] == pytest.approx(seen[0].square().mean().sqrt().item())
     assert [row["block"] for row in decoder] == [0, 1, 2] and all(row["parameter_gradient"] > 0 for row in decoder[1:])
     assert whole == encoder != decoder  # of two stacks the first
-    assert probes.activations(model, source, before=before, part=model.decoder)[-1]["rms"] == pytest.approx(decoder[-1]["forward_rms"])
+    assert probes.activations(model, source, before=before, part=model.decoder)[-1]["rms"] == pytest.approx(
+        decoder[-1]["forward_rms"]
+    )
     residual = 1 - seen[0].mean(1, keepdim=True).expand_as(seen[0]).square().sum((1, 2)) / seen[0].square().sum((1, 2))
     rank = probes.rank_residual(model, source, before=before, part=model.decoder)[-1]["residual"]
     assert rank == pytest.approx(residual.sqrt().mean().item(), rel=1e-4)

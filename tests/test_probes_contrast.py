@@ -17,7 +17,9 @@ def images(channels=3, count=12):
 
 def network(middle, channels=3):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(channels, 8, 3), norm(middle, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3), norm(middle, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    )
 
 
 def standard(channels=3):

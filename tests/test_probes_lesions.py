@@ -81,7 +81,12 @@ def test_a_lesion_of_blocks_that_share_values_runs_all_others():
     x, targets = torch.randint(7, (2, 4, 6))
     rows = {(row["kind"], row["block"], row["other"]): row["loss"] for row in probes.lesions(model, x, targets)}
     assert len(rows) == 1 + 3 + 3
-    for case, order in ((("delete", 1, 0), (1, 2)), (("delete", 2, 0), (0, 2)), (("swap", 1, 3), (2, 1, 0)), (("whole", 0, 0), (0, 1, 2))):
+    for case, order in (
+        (("delete", 1, 0), (1, 2)),
+        (("delete", 2, 0), (0, 2)),
+        (("swap", 1, 3), (2, 1, 0)),
+        (("whole", 0, 0), (0, 1, 2)),
+    ):
         damaged = copy.deepcopy(model)
         damaged.stack.blocks = nn.ModuleList(damaged.stack.blocks[at] for at in order)
         expected = F.cross_entropy(damaged(x).flatten(0, 1), targets.flatten()).item()

@@ -40,7 +40,9 @@ def test_attention_alone_cubes_a_small_residual():
     stack = Stack([Block("A", 32, A=attention(2))]).double()
     init.xavier(stack)
     common, own = torch.randn(1, 1, 32).double(), torch.randn(2, 16, 32).double()
-    before, after = zip(*([math.log(row["residual"]) for row in rank_residual(stack, common + size * own)] for size in (1e-2, 1e-3)))
+    before, after = zip(
+        *([math.log(row["residual"]) for row in rank_residual(stack, common + size * own)] for size in (1e-2, 1e-3)), strict=True
+    )
     assert (after[0] - after[1]) / (before[0] - before[1]) == pytest.approx(3, abs=0.02)
 
 

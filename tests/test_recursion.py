@@ -80,8 +80,12 @@ def close(ours, exact, tolerance):
 @pytest.mark.parametrize("order", ORDERS)
 def test_closed_form_equals_the_recursion(order):
     (x, h), affine, gradient = inputs((6, 33))
-    ours, exact = both(lambda *t: closed_form(t[0], t[1], order, *t[2:]), lambda *t: recursion(t[0], t[1], order, *t[2:]),
-                       [x, h, *affine], gradient)  # fmt: skip
+    ours, exact = both(
+        lambda *t: closed_form(t[0], t[1], order, *t[2:]),
+        lambda *t: recursion(t[0], t[1], order, *t[2:]),
+        [x, h, *affine],
+        gradient,
+    )
     close(ours, exact, 1e-12)
 
 
@@ -91,20 +95,30 @@ def test_closed_form_equals_the_recursion(order):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_kernel_equals_the_recursion(always, order, shape, dtype):
     (x, h), affine, gradient = inputs(shape, dtype)
-    ours, exact = both(lambda *t: recursive_skip(t[0], t[1], order, *t[2:]), lambda *t: recursion(t[0], t[1], order, *t[2:]),
-                       [x, h, *affine], gradient)  # fmt: skip
+    ours, exact = both(
+        lambda *t: recursive_skip(t[0], t[1], order, *t[2:]),
+        lambda *t: recursion(t[0], t[1], order, *t[2:]),
+        [x, h, *affine],
+        gradient,
+    )
     assert ours[0].dtype == dtype and ours[3].dtype == affine[0].dtype
     close(ours, exact, TOLERANCE[dtype])
 
 
 @KERNEL
-@pytest.mark.parametrize("weak", ["h = -x", "h = -2x", "h = 1e10 x", "h = 1e22 x", "h = x", "constant rows", "zero", "small", "large"])
+@pytest.mark.parametrize(
+    "weak", ["h = -x", "h = -2x", "h = 1e10 x", "h = 1e22 x", "h = x", "constant rows", "zero", "small", "large"]
+)
 @pytest.mark.parametrize("order", [1, 2, 4])
 def test_kernel_on_weak_rows(always, weak, order):
     for dtype in (torch.float64, torch.float32):
         (x, h), affine, gradient = inputs((5, 40), dtype, weak)
-        ours, exact = both(lambda *t: recursive_skip(t[0], t[1], order, *t[2:]),
-                           lambda *t: recursion(t[0], t[1], order, *t[2:]), [x, h, *affine], gradient)  # fmt: skip
+        ours, exact = both(
+            lambda *t: recursive_skip(t[0], t[1], order, *t[2:]),
+            lambda *t: recursion(t[0], t[1], order, *t[2:]),
+            [x, h, *affine],
+            gradient,
+        )
         close(ours, exact, 1e-10 if dtype == torch.float64 else 1e-3)
 
 
@@ -138,7 +152,9 @@ def test_kernel_takes_tensors_without_affine_map_and_of_any_layout(always):
 @KERNEL
 def test_same_threads_give_the_same_bits(always):
     (x, h), affine, gradient = inputs((999, 64), torch.float32)
-    runs = [both(lambda *t: recursive_skip(t[0], t[1], 3, *t[2:]), recursion_of_three, [x, h, *affine], gradient)[0] for _ in range(3)]
+    runs = [
+        both(lambda *t: recursive_skip(t[0], t[1], 3, *t[2:]), recursion_of_three, [x, h, *affine], gradient)[0] for _ in range(3)
+    ]
     for other in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
 
@@ -379,8 +395,10 @@ def test_batch_norm_words_run_step_by_step():
 
 
 @KERNEL
-@pytest.mark.parametrize("watch", ["norm", "sum", "norm_backward", "sum_pre", "every_module", "every_backward", "class",
-                                   "sum_class", "scalar", "eps", "forward"])  # fmt: skip
+@pytest.mark.parametrize(
+    "watch",
+    ["norm", "sum", "norm_backward", "sum_pre", "every_module", "every_backward", "class", "sum_class", "scalar", "eps", "forward"],
+)
 def test_a_fused_block_calls_its_modules_where_somebody_watches_or_has_changed_one(always, monkeypatch, watch):
     calls, seen = [], []
     monkeypatch.setattr(module, "recursive_skip", lambda *given: calls.append(1) or recursive_skip(*given))
@@ -535,12 +553,14 @@ def test_gpu_equals_the_recursion(order, shape, dtype, monkeypatch):
     monkeypatch.setattr(module, "SMALL_ON_GPU", 0)
     (x, h), affine, gradient = inputs(shape, dtype)
     tensors, gradient = [t.cuda() for t in (x, h, *affine)], gradient.cuda()
-    ours, exact = both(lambda *t: recursive_skip(t[0], t[1], order, *t[2:]), lambda *t: recursion(t[0], t[1], order, *t[2:]),
-                       tensors, gradient)  # fmt: skip
+    ours, exact = both(
+        lambda *t: recursive_skip(t[0], t[1], order, *t[2:]), lambda *t: recursion(t[0], t[1], order, *t[2:]), tensors, gradient
+    )
     close(ours, exact, TOLERANCE[dtype])
     weights, biases = (torch.stack([t] * order) for t in tensors[2:])
-    ours, exact = both(lambda x, h, w, b: recursive_skip_steps(x, h, list(w), list(b)), stepwise, [*tensors[:2], weights, biases],
-                       gradient)  # fmt: skip
+    ours, exact = both(
+        lambda x, h, w, b: recursive_skip_steps(x, h, list(w), list(b)), stepwise, [*tensors[:2], weights, biases], gradient
+    )
     close(ours, exact, 4 * TOLERANCE[dtype])
 
 
@@ -566,8 +586,12 @@ def test_kernels_run_on_a_gpu_where_they_pay():
 @pytest.mark.gpu
 def test_gpu_keeps_float64():
     (x, h), affine, gradient = inputs((7, 33))
-    ours, exact = both(lambda *t: recursive_skip(t[0], t[1], 3, *t[2:]), lambda *t: recursion(t[0], t[1], 3, *t[2:]),
-                       [t.cuda() for t in (x, h, *affine)], gradient.cuda())  # fmt: skip
+    ours, exact = both(
+        lambda *t: recursive_skip(t[0], t[1], 3, *t[2:]),
+        lambda *t: recursion(t[0], t[1], 3, *t[2:]),
+        [t.cuda() for t in (x, h, *affine)],
+        gradient.cuda(),
+    )
     close(ours, exact, 1e-12)
 
 

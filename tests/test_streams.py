@@ -301,7 +301,7 @@ def test_sinkhorn_is_doubly_stochastic_and_so_is_a_product():
 
 
 def test_jump_reads_every_block():
-    made, blocks = stack(Jump(), "nFa")
+    made, _ = stack(Jump(), "nFa")
     values = [h for _, h in walk(made)]
     assert made.out_width == 30
     assert torch.equal(made(TOKENS), torch.cat(values, -1))
@@ -325,10 +325,9 @@ def test_jump_with_an_lstm_weights_the_blocks_position_by_position():
 
 @pytest.mark.parametrize(
     "stream",
-    [Dual(6, 5), Depth(5), Attend(6, 5, 2), *(Hyper(6, 5, 4, form) for form in ("static", "dynamic", "manifold")),
-     Jump("lstm", 6)],
+    [Dual(6, 5), Depth(5), Attend(6, 5, 2), *(Hyper(6, 5, 4, form) for form in ("static", "dynamic", "manifold")), Jump("lstm", 6)],
     ids=lambda stream: type(stream).__name__,
-)  # fmt: skip
+)
 def test_every_learned_part_of_a_stream_gets_a_gradient(stream):
     made, _ = stack(moved(stream), "F" if isinstance(stream, Dual) else "nFa" if isinstance(stream, (Depth, Jump)) else "nF")
     (made(TOKENS) - 1).square().sum().backward()

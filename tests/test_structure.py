@@ -92,8 +92,12 @@ def test_colab_keeps_its_torch():
         assert re.fullmatch(r">=[\d.]+", str(requirement.specifier)), requirement
     for name in ("requirements.txt", "requirements/colab.txt", "requirements/floor.txt"):
         versions = {(pinned.name.lower(), version) for pinned, version in pins(name)}
-        refused = [(bound, version) for bound in bounds(*EXTRAS) for pinned, version in versions
-                   if pinned == bound.name.lower() and not bound.specifier.contains(version)]  # fmt: skip
+        refused = [
+            (bound, version)
+            for bound in bounds(*EXTRAS)
+            for pinned, version in versions
+            if pinned == bound.name.lower() and not bound.specifier.contains(version)
+        ]
         assert not refused, f"{name}: {refused}"
 
 
@@ -106,8 +110,11 @@ def test_everything_is_pinned():
 def test_the_floor_is_what_pyproject_allows():
     """Every lower bound is what the floor installs on the oldest Python; a later one may have no wheel of it."""
     oldest = {"python_version": "3.11"}
-    floor = {pinned.name: version for pinned, version in pins("requirements/floor.txt")
-             if pinned.marker is None or pinned.marker.evaluate(oldest)}  # fmt: skip
+    floor = {
+        pinned.name: version
+        for pinned, version in pins("requirements/floor.txt")
+        if pinned.marker is None or pinned.marker.evaluate(oldest)
+    }
     for bound in bounds("lab", "translation"):
         assert Version(floor[bound.name]) == Version(str(bound.specifier).removeprefix(">=")), bound
 
@@ -128,7 +135,9 @@ def test_type_checkers_see_every_public_name():
     """To a type checker a lazy attribute is Any; the stub beside it imports each name from the module that has it."""
     stub = (ROOT / "resnorm/__init__.pyi").read_text(encoding="utf-8")
     expected = [f"from resnorm.{module} import {name} as {name}" for module, names in resnorm.PUBLIC.items() for name in names]
-    assert [line for line in stub.splitlines() if line.startswith("from ")] == expected, "write these lines into resnorm/__init__.pyi"
+    assert [line for line in stub.splitlines() if line.startswith("from ")] == expected, (
+        "write these lines into resnorm/__init__.pyi"
+    )
 
 
 def test_one_version():
@@ -141,16 +150,10 @@ def test_workflows_are_pinned_and_call_make_only(path):
     assert workflow["permissions"] == {"contents": "read"}
     for job in workflow["jobs"].values():
         for step in job["steps"]:
-            assert (
-                re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", step["uses"])
-                if "uses" in step
-                else step["run"].startswith("make ")
-            )
+            assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", step["uses"]) if "uses" in step else step["run"].startswith("make ")
 
 
 def test_ci_runs_the_commands_of_the_readme():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     commands = [line for line in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines() if line.startswith("make")]
-    assert commands == ["make book", "make test"] and all(
-        re.search(rf"^{command} ", readme, re.MULTILINE) for command in commands
-    )
+    assert commands == ["make book", "make lint", "make test"] and all(re.search(rf"^{command} ", readme, re.MULTILINE) for command in commands)

@@ -129,10 +129,17 @@ def test_skip_scalars_multiply():
     assert rows[0]["gradient"] == pytest.approx(0.5**10)
 
 
-@pytest.mark.parametrize("call", [
-    lambda: theory.skip_share(0), lambda: theory.predict("Fa", -1), lambda: theory.through_block("Fra"), lambda: theory.through_block("Fc"),
-    lambda: theory.through_block("[F,Fr]a"), lambda: theory.through_block("Fsa"),
-])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: theory.skip_share(0),
+        lambda: theory.predict("Fa", -1),
+        lambda: theory.through_block("Fra"),
+        lambda: theory.through_block("Fc"),
+        lambda: theory.through_block("[F,Fr]a"),
+        lambda: theory.through_block("Fsa"),
+    ],
+)
 def test_outside_the_algebra_is_refused(call):
     with pytest.raises(ValueError, match="order=0|depth=-1|letter '[rc]' at position [14]|letter 's' .* with scale"):
         call()

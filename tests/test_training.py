@@ -308,10 +308,18 @@ def test_small_batches_that_are_fetched_together_are_the_same_batches(monkeypatc
 @pytest.mark.parametrize(
     "variant",
     [
-        "residual", "resnet_v1", "resnet_v2", "norm_after_add", "rskip_norm", "exclusive_gating", "shortcut_gating",
-        "convolution_shortcut", "dropout_shortcut", "stochastic_depth",
+        "residual",
+        "resnet_v1",
+        "resnet_v2",
+        "norm_after_add",
+        "rskip_norm",
+        "exclusive_gating",
+        "shortcut_gating",
+        "convolution_shortcut",
+        "dropout_shortcut",
+        "stochastic_depth",
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("shortcut", ["zero_pad", "projection"])
 def test_every_gradient_of_a_network_in_channels_last_is_channels_last(variant, shortcut):
     model = cifar_resnet(depth=8, width=8, variant=variant, shortcut=shortcut).to(memory_format=torch.channels_last)

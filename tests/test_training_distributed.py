@@ -41,13 +41,16 @@ def language_model():
 
 
 # Some batches of pairs have one example, so that one of the two processes has none.
-CASES = {  # fmt: skip
+CASES = {
     "images": (lambda: usual.mlp(dropout=0.0), usual.images, replace(RECIPE, augment="crop_flip")),
     "convolutions": (Convolutional, usual.images, replace(RECIPE, weight_decay=0.0, optimizer="sgd")),
     # Not AdamW: the gradient of a key's bias is 0 but for rounding, which AdamW makes as large as any other.
     "sequences": (language_model, of_pairs.uneven, replace(RECIPE, accumulate=2, optimizer="sgd", lr=0.1)),
-    "pairs": (of_pairs.Translator, of_pairs.pairs,
-              replace(RECIPE, batch_tokens=25, accumulate=2, probe_every=20, optimizer="muon")),
+    "pairs": (
+        of_pairs.Translator,
+        of_pairs.pairs,
+        replace(RECIPE, batch_tokens=25, accumulate=2, probe_every=20, optimizer="muon"),
+    ),
 }
 
 

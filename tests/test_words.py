@@ -13,9 +13,19 @@ from torch import nn
 
 from resnorm.letters import Scalar, add, concat, drop_path, dropout, layer_scale, lerp
 from resnorm.words import (
-    BRANCHES, LETTERS, Block, Tied, WordError, draw, ends_in_merge, equation, parse, residual_branches, residual_paths,
+    BRANCHES,
+    LETTERS,
+    Block,
+    Tied,
+    WordError,
+    draw,
+    ends_in_merge,
+    equation,
+    parse,
+    residual_branches,
+    residual_paths,
     with_dropout,
-)  # fmt: skip
+)
 
 WIDTH = 6
 
@@ -26,8 +36,12 @@ def linear(width):
 
 def letters_for(word, **overrides):
     """Settings that make every word of the grammar buildable on vectors."""
-    usual = {letter: linear for letter in BRANCHES} | {
-        "n": "layer", "d": dropout(0.1), "p": drop_path(0.1), "s": layer_scale(0.5), "c": concat(dim=-1),
+    usual = dict.fromkeys(BRANCHES, linear) | {
+        "n": "layer",
+        "d": dropout(0.1),
+        "p": drop_path(0.1),
+        "s": layer_scale(0.5),
+        "c": concat(dim=-1),
     }
     return {letter: overrides.get(letter, usual.get(letter)) for letter in set(word) if letter in usual or letter in overrides}
 
@@ -37,29 +51,32 @@ def build(word, **overrides):
     return Block(word, WIDTH, **letters_for(word, **overrides))
 
 
-@pytest.mark.parametrize(("word", "text"), [
-    ("F", "F(x)"),
-    ("nFa", "x + F(n(x))"),
-    ("Fan", "n(x + F(x))"),
-    ("Fanan", "n(x + n(x + F(x)))"),
-    ("nFan", "n(x + F(n(x)))"),
-    ("nrCnrCc", "[x ‖ C(r(n(C(r(n(x))))))]"),
-    ("nAa nMa", "x1 = x + A(n(x))\ny = x1 + M(n(x1))"),
-    ("Aan Mabn", "x1 = n(x + A(x))\ny = n(x1 + M(x1) + x)"),
-    ("nr|CnrCa", "x1 = r(n(x))\ny = x1 + C(r(n(C(x1))))"),
-    ("nMha", "x + ½·M(n(x))"),
-    ("Anln", "n(x + α·(n(A(x)) - x))"),
-    ("n[A,M]a", "x1 = n(x)\ny = x + A(x1) + M(x1)"),
-    ("[nA,nM]a", "x + A(n(x)) + M(n(x))"),
-    ("[nAs,nAs]a", "x + s(A(n(x))) + s(A(n(x)))"),
-    ("n[A,X,M]a", "x1 = n(x)\ny = x + A(x1) + X(x1) + M(x1)"),
-    ("[Cn,Cn,n]r", "r(n(C(x)) + n(C(x)) + n(x))"),
-    ("[AC,M]a", "x + C(A(x)) + M(x)"),
-    ("[Aa,M]n", "n(x + A(x) + M(x))"),
-    ("[Mh,Ab]ha", "x + ½·(½·M(x) + A(x) + x)"),
-    ("nFa n[A,M]a nFa", "x1 = x + F(n(x))\nx2 = n(x1)\nx3 = x1 + A(x2) + M(x2)\ny = x3 + F(n(x3))"),
-    ("Fa[A,M]l", "x1 = x + F(x)\ny = x + α·(A(x1) + M(x1) - x)"),
-])
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("F", "F(x)"),
+        ("nFa", "x + F(n(x))"),
+        ("Fan", "n(x + F(x))"),
+        ("Fanan", "n(x + n(x + F(x)))"),
+        ("nFan", "n(x + F(n(x)))"),
+        ("nrCnrCc", "[x ‖ C(r(n(C(r(n(x))))))]"),
+        ("nAa nMa", "x1 = x + A(n(x))\ny = x1 + M(n(x1))"),
+        ("Aan Mabn", "x1 = n(x + A(x))\ny = n(x1 + M(x1) + x)"),
+        ("nr|CnrCa", "x1 = r(n(x))\ny = x1 + C(r(n(C(x1))))"),
+        ("nMha", "x + ½·M(n(x))"),
+        ("Anln", "n(x + α·(n(A(x)) - x))"),
+        ("n[A,M]a", "x1 = n(x)\ny = x + A(x1) + M(x1)"),
+        ("[nA,nM]a", "x + A(n(x)) + M(n(x))"),
+        ("[nAs,nAs]a", "x + s(A(n(x))) + s(A(n(x)))"),
+        ("n[A,X,M]a", "x1 = n(x)\ny = x + A(x1) + X(x1) + M(x1)"),
+        ("[Cn,Cn,n]r", "r(n(C(x)) + n(C(x)) + n(x))"),
+        ("[AC,M]a", "x + C(A(x)) + M(x)"),
+        ("[Aa,M]n", "n(x + A(x) + M(x))"),
+        ("[Mh,Ab]ha", "x + ½·(½·M(x) + A(x) + x)"),
+        ("nFa n[A,M]a nFa", "x1 = x + F(n(x))\nx2 = n(x1)\nx3 = x1 + A(x2) + M(x2)\ny = x3 + F(n(x3))"),
+        ("Fa[A,M]l", "x1 = x + F(x)\ny = x + α·(A(x1) + M(x1) - x)"),
+    ],
+)
 def test_equation(word, text):
     assert equation(word) == text
 
@@ -88,17 +105,20 @@ def test_drawing_is_svg_with_an_arc_for_every_merge(word):
     assert len(boxes) == sum(letter.isupper() or letter in "nrdpsh" for letter in word)
     assert equation(word).split("\n")[0] in root.get("aria-label")
     width = float(root.get("width"))
-    assert all(0 <= float(box.get("x")) and float(box.get("x")) + 34 <= width for box in boxes)
+    assert all(float(box.get("x")) >= 0 and float(box.get("x")) + 34 <= width for box in boxes)
 
 
-@pytest.mark.parametrize(("options", "on_skip", "on_branch"), [
-    ({}, None, None),
-    ({"skip": Scalar("λ", 2.0), "gain": 0.5}, "λ", "0.5"),
-    ({"skip": 0.5, "dropout": 0.5}, "0.5·d", None),
-    ({"shortcut": "projection"}, "S", None),
-    ({"gate": "exclusive"}, "1 - g", "g"),
-    ({"gate": "shortcut_only"}, "1 - g", None),
-])
+@pytest.mark.parametrize(
+    ("options", "on_skip", "on_branch"),
+    [
+        ({}, None, None),
+        ({"skip": Scalar("λ", 2.0), "gain": 0.5}, "λ", "0.5"),
+        ({"skip": 0.5, "dropout": 0.5}, "0.5·d", None),
+        ({"shortcut": "projection"}, "S", None),
+        ({"gate": "exclusive"}, "1 - g", "g"),
+        ({"gate": "shortcut_only"}, "1 - g", None),
+    ],
+)
 def test_a_drawing_shows_what_stands_on_the_skip_and_on_the_branch(options, on_skip, on_branch):
     root = ElementTree.fromstring(Block("Ca", WIDTH, C=lambda w: nn.Conv2d(w, w, 1), a=add(**options)).draw())
     texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text") if text.get("font-size") == "13"]
@@ -112,42 +132,91 @@ def test_gates_are_written_with_the_value_that_they_read():
     assert r"\left(1 - g\!\left(x_{1}\right)\right)" in block.equation(latex=True)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"gate": "open"}, "gate='open'; allowed: None, 'exclusive'"),
-    ({"gate": "exclusive", "skip": 2.0}, "takes the place of the scalars"),
-    ({"gate": "shortcut_only", "learn": True}, "takes the place of the scalars"),
-    ({"dropout": 1.0}, "dropout is 1.0; allowed: 0 <= dropout < 1"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gate": "open"}, "gate='open'; allowed: None, 'exclusive'"),
+        ({"gate": "exclusive", "skip": 2.0}, "takes the place of the scalars"),
+        ({"gate": "shortcut_only", "learn": True}, "takes the place of the scalars"),
+        ({"dropout": 1.0}, "dropout is 1.0; allowed: 0 <= dropout < 1"),
+    ],
+)
 def test_impossible_shortcuts_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         add(**options)
 
 
-@pytest.mark.parametrize(("word", "needs"), [
-    ("nFa", True), ("Fan", False), ("Fa", True), ("CnrCnar", False), ("Gnrad", True), ("nMha nAa nKa nMha n", False), ("F", False),
-    ("nrCnrCc", True), ("Aan Mabn", False), ("Fad", True), ("Far", False), ("n[A,M]a", True), ("[nA,nM]an", False),
-    ("[Cn,Cn,n]r", False), ("[A,M]", False), ("[An,Mn]", False), ("[An,Man]", False), ("[Aa,Mn]", True), ("[Aa,M]n", False),
-    ("[F,s]", True), ("[F,ns]", False), ("F[F,d]", True),
-])
+@pytest.mark.parametrize(
+    ("word", "needs"),
+    [
+        ("nFa", True),
+        ("Fan", False),
+        ("Fa", True),
+        ("CnrCnar", False),
+        ("Gnrad", True),
+        ("nMha nAa nKa nMha n", False),
+        ("F", False),
+        ("nrCnrCc", True),
+        ("Aan Mabn", False),
+        ("Fad", True),
+        ("Far", False),
+        ("n[A,M]a", True),
+        ("[nA,nM]an", False),
+        ("[Cn,Cn,n]r", False),
+        ("[A,M]", False),
+        ("[An,Mn]", False),
+        ("[An,Man]", False),
+        ("[Aa,Mn]", True),
+        ("[Aa,M]n", False),
+        ("[F,s]", True),
+        ("[F,ns]", False),
+        ("F[F,d]", True),
+    ],
+)
 def test_ends_in_merge(word, needs):
     assert ends_in_merge(word) is needs
 
 
-@pytest.mark.parametrize(("word", "count", "paths"), [
-    ("nAa nMa", 2, ["nA", "nM"]), ("nMha nAa nKa nMha n", 4, ["nMh", "nA", "nK", "nMh"]), ("Mha Aa Mha", 3, ["Mh", "A", "Mh"]),
-    ("n[A,M]a", 2, ["nA", "nM"]), ("[nA,nM]a", 2, ["nA", "nM"]), ("n[A,X,M]an", 3, ["nA", "nX", "nM"]), ("[Aa,M]n", 2, ["A", "M"]),
-    ("CnrCnar", 1, ["CnrCn"]), ("nr|CnrCa", 1, ["CnrC"]), ("Fanan", 1, ["F"]), ("F[A,n]a", 2, ["FA", "Fn"]),
-    ("[A,M]Fa", 1, ["AF", "MF"]), ("[F,s]", 1, ["F"]), ("nF", 1, []), ("F Fa", 2, ["F"]), ("[Cn,Cn,n]r", 2, []), ("n", 0, []),
-])
+@pytest.mark.parametrize(
+    ("word", "count", "paths"),
+    [
+        ("nAa nMa", 2, ["nA", "nM"]),
+        ("nMha nAa nKa nMha n", 4, ["nMh", "nA", "nK", "nMh"]),
+        ("Mha Aa Mha", 3, ["Mh", "A", "Mh"]),
+        ("n[A,M]a", 2, ["nA", "nM"]),
+        ("[nA,nM]a", 2, ["nA", "nM"]),
+        ("n[A,X,M]an", 3, ["nA", "nX", "nM"]),
+        ("[Aa,M]n", 2, ["A", "M"]),
+        ("CnrCnar", 1, ["CnrCn"]),
+        ("nr|CnrCa", 1, ["CnrC"]),
+        ("Fanan", 1, ["F"]),
+        ("F[A,n]a", 2, ["FA", "Fn"]),
+        ("[A,M]Fa", 1, ["AF", "MF"]),
+        ("[F,s]", 1, ["F"]),
+        ("nF", 1, []),
+        ("F Fa", 2, ["F"]),
+        ("[Cn,Cn,n]r", 2, []),
+        ("n", 0, []),
+    ],
+)
 def test_residual_branches_are_what_a_merge_adds(word, count, paths):
     assert residual_branches(word) == count
     assert ["".join(letter.symbol for letter in path) for path in residual_paths(word)] == paths
 
 
-@pytest.mark.parametrize(("word", "branches", "expected"), [
-    ("nAa nMa", "AM", "nAda nMda"), ("n[A,M]a", "AM", "n[Ad,Md]a"), ("[nAs,nAs]a", "AM", "[nAds,nAds]a"), ("nMha", "AM", "nMdha"),
-    ("Aan Mabn", "A", "Adan Mabn"), ("AdaMa", "AM", "AdaMda"), ("[AC,M]a", "CM", "[ACd,Md]a"), ("nFa", "AM", "nFa"),
-])
+@pytest.mark.parametrize(
+    ("word", "branches", "expected"),
+    [
+        ("nAa nMa", "AM", "nAda nMda"),
+        ("n[A,M]a", "AM", "n[Ad,Md]a"),
+        ("[nAs,nAs]a", "AM", "[nAds,nAds]a"),
+        ("nMha", "AM", "nMdha"),
+        ("Aan Mabn", "A", "Adan Mabn"),
+        ("AdaMa", "AM", "AdaMda"),
+        ("[AC,M]a", "CM", "[ACd,Md]a"),
+        ("nFa", "AM", "nFa"),
+    ],
+)
 def test_dropout_goes_behind_each_branch_once(word, branches, expected):
     assert with_dropout(word, branches) == expected
     assert with_dropout(expected, branches) == expected
@@ -157,50 +226,53 @@ def test_dropout_goes_behind_each_branch_once(word, branches, expected):
         with_dropout("[A")
 
 
-@pytest.mark.parametrize(("word", "given", "says"), [
-    ("Fqa", {}, r"letter 'q' at position 1 of 'Fqa' is unknown"),
-    ("aF", {}, r"letter 'a' at position 0 of 'aF' merges before any branch"),
-    ("nFa  nFa", {}, r"position 4 .* empty sub-block"),
-    ("nFa ", {}, r"position 3 .* empty sub-block"),
-    ("nFa na", {}, r"letter 'a' at position 5"),
-    ("bF", {}, r"letter 'b' at position 0"),
-    ("nF|Fa|F", {}, r"letter '\|' at position 5 .* no merge uses"),
-    ("", {}, "at least one letter"),
-    ("Fa", {"n": "layer", "F": linear}, "letter 'n' is set but does not occur"),
-    ("Fa", {"q": linear, "F": linear}, "unknown letter 'q'"),
-    ("nFa", {"F": linear}, r"letter 'n' at position 0 .* n=\"layer\""),
-    ("nFa", {"n": "layer"}, "letter 'F' at position 1 .* has no setting"),
-    ("Fanan", {"F": linear, "n": ["layer"] * 3}, "letter 'n' at position 2 .* occurs 2 times and got a list of 3"),
-    ("Fan", {"F": linear, "n": "lyer"}, "letter 'n' at position 2 .* unknown normaliser 'lyer'; allowed: batch"),
-    ("Fan", {"F": linear, "n": "group(groups=4)"}, r"groups=4 does not divide width=6; allowed: \[1, 2, 3, 6\]"),
-    ("Fa", {"F": lambda w: nn.Linear(w, 2 * w)}, "letter 'a' at position 1 .* branch of width 12 to a skip of width 6"),
-    ("Fa", {"F": linear(4)}, "letter 'F' at position 0 .* give a factory"),
-    ("Fa", {"F": "mlp"}, "letter 'F' at position 0 .* no registered names"),
-    ("Fa", {"F": linear, "a": "add(skp=2)"}, "letter 'a' at position 1"),
-    ("Fa", {"F": linear, "a": "add(shortcut='projektion')"}, "unknown shortcut 'projektion'; allowed: identity, zero_pad"),
-    ("Fha", {"F": linear, "h": 0.5}, "letter 'h' of 'Fha' takes no setting; leave it out"),
-    ("Fpa", {"F": linear, "p": drop_path(1.0)}, "letter 'p' at position 1 .* drop path rate 1.0"),
-    ("Fb", {"F": lambda w: nn.Linear(w, 9)}, "letter 'b' at position 1"),
-    ("Fa", {"F": lambda w: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(w, w))}, "letter 'F' .* in place into the skip"),
-    ("Fa", {"F": lambda w: nn.Sequential(nn.Dropout(), nn.ReLU(inplace=True))}, "letter 'F' .* in place into the skip"),
-    ("drFa", {"F": linear, "d": dropout(0.1), "r": lambda w: nn.ReLU(inplace=True)}, "letter 'r' at position 1 .* in place"),
-    ("F[rF,F]a", {"F": linear, "r": lambda w: nn.ReLU(inplace=True)}, "letter 'r' at position 2 .* in place .* parts beside"),
-    ("n[F,M]a", {"F": linear, "M": lambda w: nn.Linear(w, 9), "n": "layer"}, r"bracket '\[' at position 1 .* widths 6, 9"),
-    ("n[A,M", {}, r"bracket '\[' at position 1 of 'n\[A,M' is never closed; put '\]'"),
-    ("A]a", {}, r"bracket '\]' at position 1 .* closes no bracket; put '\['"),
-    ("A,Ma", {}, r"comma ',' at position 1 .* outside brackets; .* 'n\[A,M\]a'"),
-    ("[A]a", {}, r"bracket '\[' at position 0 .* one part; put a second"),
-    ("[]a", {}, r"bracket '\]' at position 1 .* follows an empty part"),
-    ("[,A]a", {}, "comma ',' at position 1 .* follows an empty part"),
-    ("[A,]a", {}, r"bracket '\]' at position 3 .* follows an empty part"),
-    ("F[n,n]a", {}, r"bracket '\[' at position 1 .* has no branch; put a branch"),
-    ("[A,[M,X]]a", {}, r"bracket '\[' at position 3 .* do not nest: .* '\[A,X,M\]'"),
-    ("[A Ma,M]a", {}, "letter ' ' at position 2 .* inside the bracket of position 0"),
-    ("[A|Ma,M]a", {}, r"letter '\|' at position 2 .* inside the bracket of position 0"),
-    ("[A,a]a", {}, "letter 'a' at position 3 .* before any branch has run since"),
-    ("[A,b]a", {}, "letter 'b' at position 3 .* before any branch"),
-    ("n|[A,M]", {}, r"letter '\|' at position 1 .* no merge uses"),
-])
+@pytest.mark.parametrize(
+    ("word", "given", "says"),
+    [
+        ("Fqa", {}, r"letter 'q' at position 1 of 'Fqa' is unknown"),
+        ("aF", {}, r"letter 'a' at position 0 of 'aF' merges before any branch"),
+        ("nFa  nFa", {}, r"position 4 .* empty sub-block"),
+        ("nFa ", {}, r"position 3 .* empty sub-block"),
+        ("nFa na", {}, r"letter 'a' at position 5"),
+        ("bF", {}, r"letter 'b' at position 0"),
+        ("nF|Fa|F", {}, r"letter '\|' at position 5 .* no merge uses"),
+        ("", {}, "at least one letter"),
+        ("Fa", {"n": "layer", "F": linear}, "letter 'n' is set but does not occur"),
+        ("Fa", {"q": linear, "F": linear}, "unknown letter 'q'"),
+        ("nFa", {"F": linear}, r"letter 'n' at position 0 .* n=\"layer\""),
+        ("nFa", {"n": "layer"}, "letter 'F' at position 1 .* has no setting"),
+        ("Fanan", {"F": linear, "n": ["layer"] * 3}, "letter 'n' at position 2 .* occurs 2 times and got a list of 3"),
+        ("Fan", {"F": linear, "n": "lyer"}, "letter 'n' at position 2 .* unknown normaliser 'lyer'; allowed: batch"),
+        ("Fan", {"F": linear, "n": "group(groups=4)"}, r"groups=4 does not divide width=6; allowed: \[1, 2, 3, 6\]"),
+        ("Fa", {"F": lambda w: nn.Linear(w, 2 * w)}, "letter 'a' at position 1 .* branch of width 12 to a skip of width 6"),
+        ("Fa", {"F": linear(4)}, "letter 'F' at position 0 .* give a factory"),
+        ("Fa", {"F": "mlp"}, "letter 'F' at position 0 .* no registered names"),
+        ("Fa", {"F": linear, "a": "add(skp=2)"}, "letter 'a' at position 1"),
+        ("Fa", {"F": linear, "a": "add(shortcut='projektion')"}, "unknown shortcut 'projektion'; allowed: identity, zero_pad"),
+        ("Fha", {"F": linear, "h": 0.5}, "letter 'h' of 'Fha' takes no setting; leave it out"),
+        ("Fpa", {"F": linear, "p": drop_path(1.0)}, "letter 'p' at position 1 .* drop path rate 1.0"),
+        ("Fb", {"F": lambda w: nn.Linear(w, 9)}, "letter 'b' at position 1"),
+        ("Fa", {"F": lambda w: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(w, w))}, "letter 'F' .* in place into the skip"),
+        ("Fa", {"F": lambda w: nn.Sequential(nn.Dropout(), nn.ReLU(inplace=True))}, "letter 'F' .* in place into the skip"),
+        ("drFa", {"F": linear, "d": dropout(0.1), "r": lambda w: nn.ReLU(inplace=True)}, "letter 'r' at position 1 .* in place"),
+        ("F[rF,F]a", {"F": linear, "r": lambda w: nn.ReLU(inplace=True)}, "letter 'r' at position 2 .* in place .* parts beside"),
+        ("n[F,M]a", {"F": linear, "M": lambda w: nn.Linear(w, 9), "n": "layer"}, r"bracket '\[' at position 1 .* widths 6, 9"),
+        ("n[A,M", {}, r"bracket '\[' at position 1 of 'n\[A,M' is never closed; put '\]'"),
+        ("A]a", {}, r"bracket '\]' at position 1 .* closes no bracket; put '\['"),
+        ("A,Ma", {}, r"comma ',' at position 1 .* outside brackets; .* 'n\[A,M\]a'"),
+        ("[A]a", {}, r"bracket '\[' at position 0 .* one part; put a second"),
+        ("[]a", {}, r"bracket '\]' at position 1 .* follows an empty part"),
+        ("[,A]a", {}, "comma ',' at position 1 .* follows an empty part"),
+        ("[A,]a", {}, r"bracket '\]' at position 3 .* follows an empty part"),
+        ("F[n,n]a", {}, r"bracket '\[' at position 1 .* has no branch; put a branch"),
+        ("[A,[M,X]]a", {}, r"bracket '\[' at position 3 .* do not nest: .* '\[A,X,M\]'"),
+        ("[A Ma,M]a", {}, "letter ' ' at position 2 .* inside the bracket of position 0"),
+        ("[A|Ma,M]a", {}, r"letter '\|' at position 2 .* inside the bracket of position 0"),
+        ("[A,a]a", {}, "letter 'a' at position 3 .* before any branch has run since"),
+        ("[A,b]a", {}, "letter 'b' at position 3 .* before any branch"),
+        ("n|[A,M]", {}, r"letter '\|' at position 1 .* no merge uses"),
+    ],
+)
 def test_construction_errors_name_the_letter_and_the_repair(word, given, says):
     with pytest.raises(WordError, match=says):
         Block(word, WIDTH, **given)
@@ -327,7 +399,9 @@ def test_width_flows_through_concatenation():
     assert block(torch.randn(2, 4)).shape == (2, 10)
 
 
-@pytest.mark.parametrize(("shortcut", "parameters"), [("zero_pad", 0), ("projection", 4 * 8), ("projection(norm='batch')", 4 * 8 + 16)])
+@pytest.mark.parametrize(
+    ("shortcut", "parameters"), [("zero_pad", 0), ("projection", 4 * 8), ("projection(norm='batch')", 4 * 8 + 16)]
+)
 def test_shortcuts_match_a_strided_wider_branch(shortcut, parameters):
     block = Block("Ca", 4, C=lambda w: nn.Conv2d(w, 8, 3, 2, 1, bias=False), a=add(shortcut=shortcut, stride=2))
     assert block(torch.randn(2, 4, 8, 8)).shape == (2, 8, 4, 4)
@@ -352,8 +426,9 @@ def test_learned_scalars_are_parameters():
     assert torch.equal(block(x), x)
     block(x).sum().backward()
     assert block.get_parameter("1_a.gain").grad.abs() > 0
-    assert {name for name, _ in Block("Fa", WIDTH, F=linear, a=add(learn="both")).named_parameters() if "a" in name.split(".")[0]} == {
-        "1_a.gain", "1_a.skip"}
+    assert {
+        name for name, _ in Block("Fa", WIDTH, F=linear, a=add(learn="both")).named_parameters() if "a" in name.split(".")[0]
+    } == {"1_a.gain", "1_a.skip"}
     with pytest.raises(ValueError, match="learn='gian'; allowed"):
         add(learn="gian")
 
@@ -415,9 +490,9 @@ PARTS = st.lists(st.lists(PIECES, min_size=1, max_size=3).map("".join), min_size
     lambda parts: f"[{','.join(parts)}]"
 )
 SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much]
-WORDS = st.lists(
-    st.lists(PIECES | PARTS | st.just("|F"), min_size=1, max_size=5).map("".join), min_size=1, max_size=3,
-).map(" ".join)
+WORDS = st.lists(st.lists(PIECES | PARTS | st.just("|F"), min_size=1, max_size=5).map("".join), min_size=1, max_size=3).map(
+    " ".join
+)
 
 
 def interpret(word, block, x):

@@ -5,13 +5,13 @@ from resnorm.branches.conv import Blur, Convolution, conv, conv1x1, conv3x3
 from resnorm.branches.mlp import MLP, Linear, linear, mlp
 
 __all__ = [
+    "MLP",
     "Blur",
     "Cache",
-    "CrossAttention",
     "Convolution",
+    "CrossAttention",
     "FirstValues",
     "Linear",
-    "MLP",
     "SelfAttention",
     "attention",
     "conv",

@@ -107,9 +107,21 @@ class _Attention(nn.Module):
     """
 
     def __init__(
-        self, width, inputs, heads, causal, dropout, bias, key_value_heads=None, head_width=None, query_key_norm=None,
-        value_norm=None, per_head=False, inner_norm=None, head_scale=False,
-    ):  # fmt: skip
+        self,
+        width,
+        inputs,
+        heads,
+        causal,
+        dropout,
+        bias,
+        key_value_heads=None,
+        head_width=None,
+        query_key_norm=None,
+        value_norm=None,
+        per_head=False,
+        inner_norm=None,
+        head_scale=False,
+    ):
         super().__init__()
         if heads < 1 or (head_width is None and width % heads):
             raise ValueError(f"attention: heads={heads} does not divide the width {width}; use a divisor of {width}")
@@ -225,9 +237,19 @@ class SelfAttention(_Attention):
     """
 
     def __init__(
-        self, width, heads=8, causal=False, dropout=0.0, bias=True, rotary=False, theta=10000,
-        rotary_width=None, value_residual=False, normalised=False, **inside,
-    ):  # fmt: skip
+        self,
+        width,
+        heads=8,
+        causal=False,
+        dropout=0.0,
+        bias=True,
+        rotary=False,
+        theta=10000,
+        rotary_width=None,
+        value_residual=False,
+        normalised=False,
+        **inside,
+    ):
         super().__init__(width, {"query_key_value": (width, "qkv")}, heads, causal, dropout, bias, **inside)
         if rotary and rotary_width is None and self.head_width % 2:
             raise ValueError(

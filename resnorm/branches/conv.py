@@ -39,9 +39,7 @@ class Convolution(nn.Conv2d):
         if kernel % 2 == 0:
             raise ValueError(f"conv: kernel={kernel} is even and would change the image's size; use an odd kernel")
         if groups < 1 or width % groups or out % groups:
-            raise ValueError(
-                f"conv: groups={groups} does not divide the widths {width} and {out}; use a common divisor"
-            )
+            raise ValueError(f"conv: groups={groups} does not divide the widths {width} and {out}; use a common divisor")
         form, options = (None, {}) if weight is None else call_form(weight)
         if form not in WEIGHTS or set(options) - ({"eps"} if form in STANDARD else set()):
             raise ValueError(

@@ -28,17 +28,13 @@ class MLP(nn.Module):
     Citation: vaswani2017attention, shazeer2020glu (SwiGLU), wang2022magneto (inner norm), loshchilov2024ngpt (normalised).
     """
 
-    def __init__(
-        self, width, expansion=4, activation="relu", dropout=0.0, bias=True, out=None, inner_norm=None, normalised=False
-    ):  # fmt: skip
+    def __init__(self, width, expansion=4, activation="relu", dropout=0.0, bias=True, out=None, inner_norm=None, normalised=False):
         super().__init__()
         units = round(expansion * width)
         if activation not in (*ACTIVATIONS, GATED):
             raise ValueError(f"mlp: activation={activation!r} is unknown; use one of {', '.join((*ACTIVATIONS, GATED))}")
         if units < 1:
-            raise ValueError(
-                f"mlp: expansion={expansion} of width {width} leaves no hidden unit; use a larger expansion"
-            )
+            raise ValueError(f"mlp: expansion={expansion} of width {width} leaves no hidden unit; use a larger expansion")
         if normalised and bias:
             raise ValueError("mlp: normalised=True with bias=True; a bias has no length to normalise: use bias=False")
         self.out_width = width if out is None else out
@@ -93,9 +89,15 @@ class Linear(nn.Linear):
 def mlp(expansion=4, activation="relu", dropout=0.0, bias=True, out=None, inner_norm=None, normalised=False):
     """Return a factory of `MLP`."""
     return partial(
-        MLP, expansion=expansion, activation=activation, dropout=dropout, bias=bias, out=out, inner_norm=inner_norm,
+        MLP,
+        expansion=expansion,
+        activation=activation,
+        dropout=dropout,
+        bias=bias,
+        out=out,
+        inner_norm=inner_norm,
         normalised=normalised,
-    )  # fmt: skip
+    )
 
 
 def linear(out=None, bias=True):

@@ -4,18 +4,26 @@ from resnorm.data.dataset import DataSet
 from resnorm.data.images import cifar10, digits
 from resnorm.data.own import image_folder, tensors, text_file, text_pairs
 from resnorm.data.root import DataError, data_root
-from resnorm.data.sequences import (
-    characters, masked_characters, masked_shakespeare, number_pairs, number_words, tiny_shakespeare,
-)  # fmt: skip
+from resnorm.data.sequences import characters, masked_characters, masked_shakespeare, number_pairs, number_words, tiny_shakespeare
 from resnorm.data.translation import en_vi, iwslt15_en_vi, multi30k, wmt14_en_de
 
 DATA_SETS = {
     function.__name__: function
     for function in (
-        digits, cifar10, number_words, characters, tiny_shakespeare, masked_characters, masked_shakespeare,
-        number_pairs, en_vi, multi30k, iwslt15_en_vi, wmt14_en_de,
+        digits,
+        cifar10,
+        number_words,
+        characters,
+        tiny_shakespeare,
+        masked_characters,
+        masked_shakespeare,
+        number_pairs,
+        en_vi,
+        multi30k,
+        iwslt15_en_vi,
+        wmt14_en_de,
     )
-}  # fmt: skip
+}
 
 
 def load(name: str, **options) -> DataSet:
@@ -35,7 +43,25 @@ def load(name: str, **options) -> DataSet:
 
 
 __all__ = [
-    "DATA_SETS", "DataError", "DataSet", "characters", "cifar10", "data_root", "digits", "en_vi", "image_folder",
-    "iwslt15_en_vi", "load", "masked_characters", "masked_shakespeare", "multi30k", "number_pairs", "number_words", "tensors",
-    "text_file", "text_pairs", "tiny_shakespeare", "wmt14_en_de",
-]  # fmt: skip
+    "DATA_SETS",
+    "DataError",
+    "DataSet",
+    "characters",
+    "cifar10",
+    "data_root",
+    "digits",
+    "en_vi",
+    "image_folder",
+    "iwslt15_en_vi",
+    "load",
+    "masked_characters",
+    "masked_shakespeare",
+    "multi30k",
+    "number_pairs",
+    "number_words",
+    "tensors",
+    "text_file",
+    "text_pairs",
+    "tiny_shakespeare",
+    "wmt14_en_de",
+]

@@ -12,9 +12,7 @@ Split = tuple[Tensor, Tensor]
 PADDING, START, END, UNKNOWN = range(4)
 NOT_SCORED = -100
 # Of each kind, the type and the number of dimensions of its inputs.
-KINDS = {
-    "features": (torch.float32, 2), "images": (torch.uint8, 4), "sequences": (torch.int64, 2), "pairs": (torch.int64, 2)
-}  # fmt: skip
+KINDS = {"features": (torch.float32, 2), "images": (torch.uint8, 4), "sequences": (torch.int64, 2), "pairs": (torch.int64, 2)}
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,13 @@ UNKNOWN_WORD = "<unknown>"
 
 
 def tensors(
-    inputs: Any, targets: Any, validation: float | tuple[Any, Any] = 0.1, test: float | tuple[Any, Any] = 0.1, seed: int = 0,
+    inputs: Any,
+    targets: Any,
+    validation: float | tuple[Any, Any] = 0.1,
+    test: float | tuple[Any, Any] = 0.1,
+    seed: int = 0,
     name: str = "tensors",
-) -> DataSet:  # fmt: skip
+) -> DataSet:
     """Tensors, or what `torch.as_tensor` takes, such as arrays of NumPy: what they hold follows from type and shape.
 
     Shapes:
@@ -94,9 +98,13 @@ def image_folder(
 
 
 def text_file(
-    path: str | os.PathLike, unit: str = "characters", context: int = 128, vocabulary: int | None = None,
-    validation: float = 0.1, test: float = 0.1,
-) -> DataSet:  # fmt: skip
+    path: str | os.PathLike,
+    unit: str = "characters",
+    context: int = 128,
+    vocabulary: int | None = None,
+    validation: float = 0.1,
+    test: float = 0.1,
+) -> DataSet:
     """A text in UTF-8, to predict each character, or word, from those before it.
 
     The text is cut into windows of ``context`` tokens, each with the tokens one further on as its targets. The first part is
@@ -125,9 +133,15 @@ def text_file(
 
 
 def text_pairs(
-    source: str | os.PathLike, target: str | os.PathLike, unit: str = "subwords", vocabulary: int | None = None,
-    longest: int = 100, validation: float | tuple[Any, Any] = 0.1, test: float | tuple[Any, Any] = 0.1, seed: int = 0,
-) -> DataSet:  # fmt: skip
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    unit: str = "subwords",
+    vocabulary: int | None = None,
+    longest: int = 100,
+    validation: float | tuple[Any, Any] = 0.1,
+    test: float | tuple[Any, Any] = 0.1,
+    seed: int = 0,
+) -> DataSet:
     """Two texts in UTF-8 (or .gz) whose lines belong together, to translate the first into the second.
 
     ``validation`` and ``test``: shares of the pairs, or two paths each.
@@ -336,9 +350,10 @@ def _pairs_of(name: str, pairs: dict[str, list[tuple[str, str]]], unit: str, voc
     held_out = {source for split in ("validation", "test") for source, _ in pairs[split]}
     cuts = {split: [(cut(source), cut(target)) for source, target in rows] for split, rows in pairs.items()}
     cuts["train"] = [
-        row for row, (source, _) in zip(cuts["train"], pairs["train"], strict=True)
+        row
+        for row, (source, _) in zip(cuts["train"], pairs["train"], strict=True)
         if max(map(len, row)) < longest and source not in held_out
-    ]  # fmt: skip
+    ]
     if not cuts["train"]:
         raise ValueError(f"longest={longest!r} of {name} leaves no pair to train on: take a larger one")
     symbols = _frequent([symbol for row in cuts["train"] for side in row for symbol in side], vocabulary)
@@ -352,7 +367,11 @@ def _pairs_of(name: str, pairs: dict[str, list[tuple[str, str]]], unit: str, voc
     between = " " if unit == "words" else ""
     sources, references = ({split: [pair[side] for pair in pairs[split]] for split in ("validation", "test")} for side in (0, 1))
     return DataSet(
-        name, "pairs", **splits,
+        name,
+        "pairs",
+        **splits,
         spec=dict(vocabulary=len(listed), context=max(side.shape[1] for split in splits.values() for side in split)),
-        detokenise=lambda tokens: between.join(listed[token] for token in tokens), sources=sources, references=references,
-    )  # fmt: skip
+        detokenise=lambda tokens: between.join(listed[token] for token in tokens),
+        sources=sources,
+        references=references,
+    )

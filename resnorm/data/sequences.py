@@ -45,9 +45,11 @@ def number_words(pair: str = "en-vi", limit: int = 2000, validation: float = 0.1
         inputs[number, : len(row) - 1] = tokens[:-1]
         targets[number, start : len(row) - 1] = tokens[start + 1 :]
     return DataSet(
-        f"number_words {pair}", "sequences", *_splits(inputs, targets, validation, test),
+        f"number_words {pair}",
+        "sequences",
+        *_splits(inputs, targets, validation, test),
         spec=dict(vocabulary=len(symbols), context=context, symbols=symbols),
-    )  # fmt: skip
+    )
 
 
 def number_pairs(pair: str = "en-vi", limit: int = 2000, validation: float = 0.1, test: float = 0.1) -> DataSet:
@@ -64,14 +66,14 @@ def number_pairs(pair: str = "en-vi", limit: int = 2000, validation: float = 0.1
     token_of = {symbol: token for token, symbol in enumerate(symbols)}
     inputs, targets = padded([tuple([token_of[symbol] for symbol in side] for side in row) for row in names])
     return DataSet(
-        f"number_pairs {pair}", "pairs", *_splits(inputs, targets, validation, test),
+        f"number_pairs {pair}",
+        "pairs",
+        *_splits(inputs, targets, validation, test),
         spec=dict(vocabulary=len(symbols), context=max(inputs.shape[1], targets.shape[1]), symbols=symbols),
-    )  # fmt: skip
+    )
 
 
-def characters(
-    path: str | os.PathLike | None = None, context: int = 128, validation: float = 0.1, test: float = 0.1
-) -> DataSet:
+def characters(path: str | os.PathLike | None = None, context: int = 128, validation: float = 0.1, test: float = 0.1) -> DataSet:
     """Predict the next character of a text: a UTF-8 file of yours, or the bundled default, English number names.
 
     The text is cut into windows of ``context`` characters that do not overlap, each with the characters one further on
@@ -86,9 +88,13 @@ def characters(
 
 
 def tiny_shakespeare(
-    root: str | os.PathLike | None = None, context: int = 128, subset: int | None = None, validation: float = 0.1,
-    test: float = 0.1, download: bool = True,
-) -> DataSet:  # fmt: skip
+    root: str | os.PathLike | None = None,
+    context: int = 128,
+    subset: int | None = None,
+    validation: float = 0.1,
+    test: float = 0.1,
+    download: bool = True,
+) -> DataSet:
     """Predict the next character of 1.1 MB of Shakespeare's plays [karpathy2015charrnn], the real sibling of `characters`.
 
     Windows and splits are those of `characters`; ``subset`` keeps that many of the training windows, drawn by a fixed
@@ -102,7 +108,9 @@ def tiny_shakespeare(
         return data
     inputs, targets = data.train
     if type(subset) is not int or not 1 <= subset <= len(inputs):
-        raise ValueError(f"subset={subset!r} of tiny_shakespeare: give a whole number from 1 to {len(inputs)}, the training windows")
+        raise ValueError(
+            f"subset={subset!r} of tiny_shakespeare: give a whole number from 1 to {len(inputs)}, the training windows"
+        )
     chosen = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(SEED))[:subset]
     return replace(data, train=(inputs[chosen], targets[chosen]))
 
@@ -124,9 +132,14 @@ def masked_characters(
 
 
 def masked_shakespeare(
-    root: str | os.PathLike | None = None, context: int = 128, subset: int | None = None, copies: int = 1,
-    validation: float = 0.1, test: float = 0.1, download: bool = True,
-) -> DataSet:  # fmt: skip
+    root: str | os.PathLike | None = None,
+    context: int = 128,
+    subset: int | None = None,
+    copies: int = 1,
+    validation: float = 0.1,
+    test: float = 0.1,
+    download: bool = True,
+) -> DataSet:
     """Fill in characters that were taken out of Shakespeare's plays: `tiny_shakespeare`, masked as `masked_characters`.
 
     Shapes: (windows, context) for inputs and targets; ``copies`` times the windows for training.
@@ -192,10 +205,12 @@ def windows_of(
     tokens = torch.tensor([token_of.get(symbol, 0) for symbol in text[: windows * context + 1]])
     inputs, targets = tokens[:-1].view(windows, context), tokens[1:].view(windows, context)
     return DataSet(
-        name, "sequences", *_splits(inputs, targets, validation, test),
+        name,
+        "sequences",
+        *_splits(inputs, targets, validation, test),
         spec=dict(vocabulary=len(symbols), context=context, symbols=symbols),
         detokenise=None if words is None else lambda row: " ".join(words[token] for token in row),
-    )  # fmt: skip
+    )
 
 
 def _splits(inputs: torch.Tensor, targets: torch.Tensor, validation: float, test: float) -> list[Split]:

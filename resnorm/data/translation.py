@@ -28,9 +28,7 @@ HUB = {
 Pairs = list[tuple[str, str]]
 
 
-def en_vi(
-    root: str | os.PathLike | None = None, vocabulary: int = 4000, longest: int = 100, subset: int | None = None
-) -> DataSet:
+def en_vi(root: str | os.PathLike | None = None, vocabulary: int = 4000, longest: int = 100, subset: int | None = None) -> DataSet:
     """English to Vietnamese, from the corpora of [ha2020goals]: news, Wikipedia and basic sentences.
 
     Trained on `indomain-news/train`, `wiki-alt` and `basic` (48,924 pairs), chosen on the news of `dev` (1,007) and
@@ -46,9 +44,7 @@ def en_vi(
     Raises DataError where files are missing, MissingExtra without the package tokenizers, ValueError for impossible sizes.
     """
     files = dict(
-        train=("indomain-news/train", "wiki-alt/data", "basic/data"),
-        validation=("indomain-news/dev",),
-        test=("indomain-news/tst",),
+        train=("indomain-news/train", "wiki-alt/data", "basic/data"), validation=("indomain-news/dev",), test=("indomain-news/tst",)
     )
     pairs = _read(data_root(root) / "envi-corpora", files, ("en", "vi"), "https://github.com/thanhleha-kit/EnViCorpora")
     return subword_pairs("en_vi", pairs, vocabulary, longest, subset)
@@ -67,9 +63,7 @@ def multi30k(
     return subword_pairs("multi30k", pairs, vocabulary, longest, subset)
 
 
-def iwslt15_en_vi(
-    vocabulary: int = 8000, longest: int = 100, subset: int | None = None, validation: int = 1500
-) -> DataSet:
+def iwslt15_en_vi(vocabulary: int = 8000, longest: int = 100, subset: int | None = None, validation: int = 1500) -> DataSet:
     """English to Vietnamese talks, IWSLT'15 as in [luong2015stanford]: "iwslt2015-en-vi" of IWSLT/mt_eng_vietnamese.
 
     Read through Hugging Face `datasets`, which downloads it. The hub's validation split holds the sentences of its test
@@ -88,9 +82,7 @@ def iwslt15_en_vi(
     return subword_pairs("iwslt15_en_vi", pairs, vocabulary, longest, subset)
 
 
-def wmt14_en_de(
-    vocabulary: int = 37000, longest: int = 100, subset: int | None = None, streaming: bool = True
-) -> DataSet:
+def wmt14_en_de(vocabulary: int = 37000, longest: int = 100, subset: int | None = None, streaming: bool = True) -> DataSet:
     """English to German, WMT 2014 [bojar2014findings]: "de-en" of wmt/wmt14, about 4.5 million pairs.
 
     Chosen on newstest2013 and tested on newstest2014, as in [vaswani2017attention]. Read through Hugging Face `datasets`.
@@ -138,13 +130,11 @@ def lines_of(path: Path, repair: str) -> list[str]:
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{path} is damaged ({error}). {repair}") from error
-    # Without the mark that editors on Windows set in front. Not splitlines: it also cuts at characters that stand inside a sentence.
+    # Without the mark that editors on Windows set in front. No splitlines: it cuts at characters that stand inside a sentence.
     return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
-def _hub(
-    data: str, split: str, languages: tuple[str, str], streaming: bool = False, count: int | None = None
-) -> Pairs:
+def _hub(data: str, split: str, languages: tuple[str, str], streaming: bool = False, count: int | None = None) -> Pairs:
     """A split from Hugging Face's hub, without the pairs that have an empty side."""
     with needed_for("sentence pairs of Hugging Face's hub", "translation", BUNDLED):
         from datasets import load_dataset
@@ -170,8 +160,9 @@ def subword_pairs(name: str, pairs: dict[str, Pairs], vocabulary: int, longest: 
         )
     tokenizer = _byte_pair_encoding((side for pair in pairs["train"] for side in pair), vocabulary)
     held_out = {source for split in ("validation", "test") for source, _ in pairs[split]}
-    rows = {split: list(zip(*(_encode(tokenizer, side) for side in zip(*pairs[split], strict=True)), strict=True))
-            for split in pairs}  # fmt: skip
+    rows = {
+        split: list(zip(*(_encode(tokenizer, side) for side in zip(*pairs[split], strict=True)), strict=True)) for split in pairs
+    }
     rows["train"] = [
         row
         for row, (source, _) in zip(rows["train"], pairs["train"], strict=True)
@@ -190,9 +181,14 @@ def subword_pairs(name: str, pairs: dict[str, Pairs], vocabulary: int, longest: 
     context = max(side.shape[1] for split in splits.values() for side in split)
     sources, references = ({split: [pair[side] for pair in pairs[split]] for split in ("validation", "test")} for side in (0, 1))
     return DataSet(
-        name, "pairs", **splits, spec=dict(vocabulary=tokenizer.get_vocab_size(), context=context),
-        detokenise=tokenizer.decode, sources=sources, references=references,
-    )  # fmt: skip
+        name,
+        "pairs",
+        **splits,
+        spec=dict(vocabulary=tokenizer.get_vocab_size(), context=context),
+        detokenise=tokenizer.decode,
+        sources=sources,
+        references=references,
+    )
 
 
 def _byte_pair_encoding(texts: Iterable[str], vocabulary: int):
@@ -203,9 +199,8 @@ def _byte_pair_encoding(texts: Iterable[str], vocabulary: int):
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )  # fmt: skip
+        vocab_size=vocabulary, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 

@@ -9,7 +9,28 @@ from resnorm.lab.running import estimate, recorded, run, run_all
 from resnorm.lab.store import Store, benchmark
 
 __all__ = [
-    "PLANS", "PRESETS", "Difference", "Experiment", "Record", "Store", "benchmark", "check_lambdas", "check_orders",
-    "check_preset", "check_seeds", "difference", "estimate", "frame", "label", "mean_and_deviation", "origin", "plan",
-    "recorded", "run", "run_all", "source_hash", "summary", "sweep",
-]  # fmt: skip
+    "PLANS",
+    "PRESETS",
+    "Difference",
+    "Experiment",
+    "Record",
+    "Store",
+    "benchmark",
+    "check_lambdas",
+    "check_orders",
+    "check_preset",
+    "check_seeds",
+    "difference",
+    "estimate",
+    "frame",
+    "label",
+    "mean_and_deviation",
+    "origin",
+    "plan",
+    "recorded",
+    "run",
+    "run_all",
+    "source_hash",
+    "summary",
+    "sweep",
+]

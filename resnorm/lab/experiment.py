@@ -100,7 +100,7 @@ class Experiment:
         part, _, key = path.partition(".")
         content = self.to_dict()
         alone = part in ("seed", "measure")
-        if not alone and part not in content or (alone and key):
+        if (not alone and part not in content) or (alone and key):
             raise ValueError(f"{path!r} is no setting; write task.KEY, model.KEY, recipe.KEY, seed or measure")
         if alone:
             content[part] = value
@@ -176,9 +176,9 @@ def _check_types(what: str, given: dict[str, Any], defaults: dict[str, Any]) -> 
             allowed, words = (int,), "a whole number" + (" above 0" if name in SIZES else "")
         if allowed is None and name in (*TEXTS, *NORMS) and name in defaults:
             allowed, words = ((str, list), "a name, or a list of names") if name in NORMS else ((str,), "a name")
-        if allowed is None or value is None and default is None:
+        if allowed is None or (value is None and default is None):
             continue
-        if type(value) not in allowed or name in SIZES and value < 1:
+        if type(value) not in allowed or (name in SIZES and value < 1):
             example = "" if default is None or default is inspect.Parameter.empty else f", such as {json.dumps(default)}"
             raise ValueError(f"{what} has {name}={value!r}; give {words}{example}")
 

@@ -12,9 +12,18 @@ from resnorm.lab.record import Record
 KINDS = ("metrics", "curves", "probes")
 # What the papers write for a norm behind a merge; the plan or the chapter says over which axes.
 _NORMS = {
-    "batch": "BN", "layer": "LN", "layer2d": "LN", "group": "GN", "instance": "IN", "rms": "RMSNorm", "rms2d": "RMSNorm",
-    "dyt": "DyT", "dyt2d": "DyT", "derf": "Derf", "seed": "SeeDNorm",
-}  # fmt: skip
+    "batch": "BN",
+    "layer": "LN",
+    "layer2d": "LN",
+    "group": "GN",
+    "instance": "IN",
+    "rms": "RMSNorm",
+    "rms2d": "RMSNorm",
+    "dyt": "DyT",
+    "dyt2d": "DyT",
+    "derf": "Derf",
+    "seed": "SeeDNorm",
+}
 _OWN_COLUMNS = {"experiment", "label", "status", "step", "epoch", "split", "block", "metric", "value"}
 _PROBE_KEYS = ("step", "epoch", "block")
 
@@ -63,9 +72,12 @@ def label(experiment: Experiment) -> str:
     if norm:
         title = title.replace("norm", _NORMS.get(norm, norm))
     options = {
-        "λ =": model.get("skip"), "gain": model.get("gain"), "bias": model.get("bias"), "β =": model.get("power"),
+        "λ =": model.get("skip"),
+        "gain": model.get("gain"),
+        "bias": model.get("bias"),
+        "β =": model.get("power"),
         "order": model.get("order"),
-    }  # fmt: skip
+    }
     shown = ", ".join(f"{name} {value:g}" for name, value in options.items() if value is not None)
     return f"{title} ({shown})" if shown else title
 

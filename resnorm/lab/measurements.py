@@ -24,9 +24,7 @@ MEASUREMENTS: dict[str, Callable[[nn.Module, DataSet, Any], list[dict[str, Any]]
     "layers": lambda model, data, experiment: probes.lesions(
         model, *_validation(model, data, 100, "sequences"), swaps=0, batch=_at_once(experiment)
     ),
-    "lesions": lambda model, data, experiment: probes.lesions(
-        model, *_validation(model, data, 1000), batch=_at_once(experiment)
-    ),
+    "lesions": lambda model, data, experiment: probes.lesions(model, *_validation(model, data, 1000), batch=_at_once(experiment)),
     "mixing": lambda model, data, experiment: probes.mixing(model, _validation(model, data, 64, "sequences")[0]),
     "reads": lambda model, data, experiment: probes.reads(model),
     "samples": lambda model, data, experiment: samples(model, _check(data, "pairs")),

@@ -193,7 +193,7 @@ def _checked(content: Any) -> dict[str, Any]:
         if not isinstance(content[part], dict):
             raise TypeError(f"its {part} are no dictionary")
     for name, value in (content["metrics"] | {"wall_seconds": content["provenance"].get("wall_seconds")}).items():
-        if not (value is None and name in content["metrics"] or type(value) in (int, float) and abs(value) <= _LARGEST):
+        if not ((value is None and name in content["metrics"]) or (type(value) in (int, float) and abs(value) <= _LARGEST)):
             raise ValueError(f"its {name} is {str(value)[:20]}, which is no number")
     if not isinstance(content["provenance"].get("device"), str):
         raise ValueError("its provenance names no device")

@@ -75,14 +75,10 @@ def _run(experiment: Experiment, store: Store, progress: bool) -> Record:
         if variant and variant.profiled:
             init.admin(model, *first_inputs(data, recipe, experiment.seed))
         checkpoint = store.checkpoint(experiment)
-        outcome = fit(
-            model, data, recipe, seed=experiment.seed, checkpoint=checkpoint, progress=progress, cuda_graph="auto"
-        )
+        outcome = fit(model, data, recipe, seed=experiment.seed, checkpoint=checkpoint, progress=progress, cuda_graph="auto")
         measured = experiment.measure if outcome.status == "finished" else ()
         measurements = {name: MEASUREMENTS[name](model, data, experiment) for name in measured}
-    record = Record(
-        experiment, outcome.status, outcome.metrics, outcome.curves, outcome.probes, provenance(outcome), measurements
-    )
+    record = Record(experiment, outcome.status, outcome.metrics, outcome.curves, outcome.probes, provenance(outcome), measurements)
     if is_first():
         store.put(record)
         checkpoint.unlink(missing_ok=True)
@@ -212,7 +208,7 @@ def _run_in_processes(pending, store, budget, processes, progress) -> list[Excep
                 waiting.remove(experiment)
                 pool = idle.pop()
                 running[pool.submit(_run_if_free, experiment, store, progress and processes == 1)] = experiment, pool
-            if left <= 0 or not running and not later.keys() & set(waiting):
+            if left <= 0 or (not running and not later.keys() & set(waiting)):
                 break
             pause = min([left, *(max(later[item] - now, 0.01) for item in waiting if item in later)])
             done, _ = wait(running, timeout=None if pause == math.inf else pause, return_when=FIRST_COMPLETED)
@@ -290,9 +286,16 @@ def _report(number: int, total: int, record: Record) -> None:
     model = " ".join(f"{key}={value}" for key, value in experiment.model.items() if key != "name")
     result = f", test accuracy {metrics['test_accuracy']:.4f}" if "test_accuracy" in metrics else ""
     LOG.info(
-        "[%d/%d] %s %s seed=%d: %s in %.0f s%s", number, total, experiment.model["name"], model, experiment.seed,
-        record.status, record.provenance["wall_seconds"], result,
-    )  # fmt: skip
+        "[%d/%d] %s %s seed=%d: %s in %.0f s%s",
+        number,
+        total,
+        experiment.model["name"],
+        model,
+        experiment.seed,
+        record.status,
+        record.provenance["wall_seconds"],
+        result,
+    )
 
 
 def _named(error: Exception, experiment: Experiment) -> Exception:

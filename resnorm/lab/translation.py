@@ -62,9 +62,13 @@ def scores(translations: list[str], references: list[str]) -> dict[str, Any]:
     result = bleu.corpus_score(translations, [references])
     right = sum(one == other for one, other in zip(translations, references, strict=True))
     return dict(
-        bleu=result.score, chrf=chrf.corpus_score(translations, [references]).score, signature=str(bleu.get_signature()),
-        chrf_signature=str(chrf.get_signature()), length_ratio=result.ratio, exact=right / len(references),
-    )  # fmt: skip
+        bleu=result.score,
+        chrf=chrf.corpus_score(translations, [references]).score,
+        signature=str(bleu.get_signature()),
+        chrf_signature=str(chrf.get_signature()),
+        length_ratio=result.ratio,
+        exact=right / len(references),
+    )
 
 
 def _sentences(data: DataSet, split: str, count: int | None = None) -> tuple[list[str], list[str]]:
@@ -72,6 +76,5 @@ def _sentences(data: DataSet, split: str, count: int | None = None) -> tuple[lis
     kept = (data.sources.get(split), data.references.get(split))
     rows = getattr(data, split)
     return tuple(
-        texts[:count] if texts else [data.decode(row) for row in side[:count]]
-        for texts, side in zip(kept, rows, strict=True)
+        texts[:count] if texts else [data.decode(row) for row in side[:count]] for texts, side in zip(kept, rows, strict=True)
     )

@@ -24,20 +24,65 @@ from typing import Any
 from torch import nn
 
 from resnorm.letters.glue import (
-    ACTIVATIONS, Activation, Drop, Dropout, DropPath, Half, LayerScale, Norm, Scale, drop_path, dropout, layer_scale,
-)  # fmt: skip
+    ACTIVATIONS,
+    Activation,
+    Drop,
+    Dropout,
+    DropPath,
+    Half,
+    LayerScale,
+    Norm,
+    Scale,
+    drop_path,
+    dropout,
+    layer_scale,
+)
 from resnorm.letters.letter import Bracket, Branch, Formula, Letter, Mark, Writer
 from resnorm.letters.merges import (
-    NO_SIGNS, SHORTCUTS, Add, AddFirst, AddSkip, Concat, ConcatenateSkip, Interpolate, LearnedScale, Lerp, Scalar, ZeroPad, add,
-    concat, lerp,
-)  # fmt: skip
+    NO_SIGNS,
+    SHORTCUTS,
+    Add,
+    AddFirst,
+    AddSkip,
+    Concat,
+    ConcatenateSkip,
+    Interpolate,
+    LearnedScale,
+    Lerp,
+    Scalar,
+    ZeroPad,
+    add,
+    concat,
+    lerp,
+)
 from resnorm.norms import call_form, norm
 
 __all__ = [
-    "ACTIVATIONS", "LETTERS", "NO_SIGNS", "SHORTCUTS", "Add", "Bracket", "Concat", "DropPath", "Dropout", "Formula", "LayerScale",
-    "LearnedScale", "Lerp", "Letter", "Scalar", "Writer", "ZeroPad", "add", "concat", "drop_path", "dropout", "layer_scale", "lerp",
+    "ACTIVATIONS",
+    "LETTERS",
+    "NO_SIGNS",
+    "SHORTCUTS",
+    "Add",
+    "Bracket",
+    "Concat",
+    "DropPath",
+    "Dropout",
+    "Formula",
+    "LayerScale",
+    "LearnedScale",
+    "Lerp",
+    "Letter",
+    "Scalar",
+    "Writer",
+    "ZeroPad",
+    "add",
+    "concat",
+    "drop_path",
+    "dropout",
+    "layer_scale",
+    "lerp",
     "setting_of",
-]  # fmt: skip
+]
 
 LETTERS: dict[str, Letter] = {
     letter.symbol: letter
@@ -80,8 +125,10 @@ def setting_of(letter: str, setting: Any) -> Callable[..., nn.Module]:
             raise ValueError(f"unknown setting {setting!r}; {allowed}")
         return named[name](**options)
     if isinstance(setting, nn.Module):
-        raise TypeError(f"got the module {type(setting).__name__}, whose parameters two occurrences would share; give a factory, "
-                        "for example F=lambda width: module")
+        raise TypeError(
+            f"got the module {type(setting).__name__}, whose parameters two occurrences would share; give a factory, "
+            "for example F=lambda width: module"
+        )
     if not callable(setting):
         raise TypeError(f"got {setting!r}; give a factory width -> module, a list of them, or a registered name")
     return setting

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from resnorm.drawing import Element
 
-
 # The symbols of a merge's scalars, shortcut and gate, by its position in the word.
 Notation = dict[int, dict[str, str]]
 
@@ -180,13 +179,18 @@ class Bracket:
 
     def equation(self, write: Writer, h: Formula, x: Formula, first: Formula, notation: Notation) -> Formula:
         """Write the parts as a sum."""
-        return write.plus(*(_through(part, h, lambda step, value: step.equation(write, value, x, first, notation))
-                            for part in self.parts))
+        return write.plus(
+            *(_through(part, h, lambda step, value: step.equation(write, value, x, first, notation)) for part in self.parts)
+        )
 
     def draw(self, x: Element, first: Element, notation: Notation) -> Element:
         """Draw a row for each part."""
-        return Element("rows", "+", "branches side by side",
-                       rows=tuple(tuple(step.draw(x, first, notation) for step in part) for part in self.parts))
+        return Element(
+            "rows",
+            "+",
+            "branches side by side",
+            rows=tuple(tuple(step.draw(x, first, notation) for step in part) for part in self.parts),
+        )
 
     def predict(self, h, x, first, scalars):
         """The sum of what the parts predict."""

@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import (
-    _global_backward_hooks, _global_backward_pre_hooks, _global_forward_hooks, _global_forward_pre_hooks,
-)  # fmt: skip
+    _global_backward_hooks,
+    _global_backward_pre_hooks,
+    _global_forward_hooks,
+    _global_forward_pre_hooks,
+)
 
 from resnorm.drawing import Element
 from resnorm.letters.letter import Formula, Letter
@@ -46,9 +49,19 @@ class Add(nn.Module):
     """
 
     def __init__(
-        self, width: int, skip_width: int, skip: float, gain: float, learn: str | None, shortcut: Any, stride: int,
-        gate: str | None, gate_bias: float, dropout: float, dim: int | None,
-    ):  # fmt: skip
+        self,
+        width: int,
+        skip_width: int,
+        skip: float,
+        gain: float,
+        learn: str | None,
+        shortcut: Any,
+        stride: int,
+        gate: str | None,
+        gate_bias: float,
+        dropout: float,
+        dim: int | None,
+    ):
         super().__init__()
         self.start = {"skip": skip, "gain": gain}  # a `Scalar` has its symbol while it is what it was at first
         self.dim, size = dim, () if dim is None else (width,)
@@ -76,9 +89,11 @@ class Add(nn.Module):
     def notation(self) -> dict[str, str]:
         """How it is written now: the symbols of its scalars and its shortcut, and the kind of its gate."""
         return {
-            "skip": self._symbol_of("skip", "λ"), "gain": self._symbol_of("gain", "g"), "gate": self.gate_kind or "",
+            "skip": self._symbol_of("skip", "λ"),
+            "gain": self._symbol_of("gain", "g"),
+            "gate": self.gate_kind or "",
             "shortcut": ("d" if self.dropout else "") + ("" if self.shortcut is None else "S"),
-        }  # fmt: skip
+        }
 
     def _symbol_of(self, name: str, learned: str) -> str:
         value, start = getattr(self, name), self.start[name]
@@ -89,16 +104,25 @@ class Add(nn.Module):
     @property
     def plain(self) -> bool:
         """Whether it computes x + h and nothing else."""
-        return self.shortcut is None and self.gate is None and not self.dropout and all(
-            isinstance(scalar, float) and scalar == 1 for scalar in (self.skip, self.gain)
+        return (
+            self.shortcut is None
+            and self.gate is None
+            and not self.dropout
+            and all(isinstance(scalar, float) and scalar == 1 for scalar in (self.skip, self.gain))
         )
 
     def __call__(self, h: Tensor, x: Tensor) -> Tensor:
         # The call of a module of torch takes as long as the addition. Where nobody watches it does nothing but this.
         if (
-            self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
-            or _global_forward_hooks or _global_forward_pre_hooks or _global_backward_hooks or _global_backward_pre_hooks
-        ):  # fmt: skip
+            self._forward_hooks
+            or self._forward_pre_hooks
+            or self._backward_hooks
+            or self._backward_pre_hooks
+            or _global_forward_hooks
+            or _global_forward_pre_hooks
+            or _global_backward_hooks
+            or _global_backward_pre_hooks
+        ):
             return super().__call__(h, x)
         return self.forward(h, x)
 
@@ -163,8 +187,10 @@ def _shortcut(shortcut: Any, skip_width: int, width: int, stride: int) -> nn.Mod
         return shortcut(skip_width, width, stride)
     name, options = call_form(shortcut)
     if name not in SHORTCUTS:
-        raise ValueError(f"unknown shortcut {shortcut!r}; allowed: identity, {', '.join(SHORTCUTS)}, or a factory "
-                         "(skip_width, width, stride) -> module")
+        raise ValueError(
+            f"unknown shortcut {shortcut!r}; allowed: identity, {', '.join(SHORTCUTS)}, or a factory "
+            "(skip_width, width, stride) -> module"
+        )
     return call_factory(name, partial(SHORTCUTS[name], width=width, stride=stride), skip_width, options)
 
 
@@ -236,9 +262,16 @@ def _symbol(value: float, learned: str | None) -> str:
 
 
 def add(
-    skip: float = 1.0, gain: float = 1.0, learn: str | bool | None = None, shortcut: Any = "identity", stride: int = 1,
-    gate: str | None = None, gate_bias: float = 0.0, dropout: float = 0.0, dim: int | None = None,
-):  # fmt: skip
+    skip: float = 1.0,
+    gain: float = 1.0,
+    learn: str | bool | None = None,
+    shortcut: Any = "identity",
+    stride: int = 1,
+    gate: str | None = None,
+    gate_bias: float = 0.0,
+    dropout: float = 0.0,
+    dim: int | None = None,
+):
     r"""Set the letter `a`: $y = \lambda\, S(x) + g\, h$ with $\lambda$ = `skip` and g = `gain`; see `Add` for shapes.
 
     `learn`: "gain" (or True), "skip", "both", or None. `dim`: None for one learned number, or the axis of the features for
@@ -261,9 +294,17 @@ def add(
     if not 0 <= dropout < 1:
         raise ValueError(f"the shortcut's dropout is {dropout!r}; allowed: 0 <= dropout < 1")
     return partial(
-        Add, skip=skip, gain=gain, learn=learn, shortcut=shortcut, stride=stride, gate=gate, gate_bias=gate_bias,
-        dropout=dropout, dim=dim,
-    )  # fmt: skip
+        Add,
+        skip=skip,
+        gain=gain,
+        learn=learn,
+        shortcut=shortcut,
+        stride=stride,
+        gate=gate,
+        gate_bias=gate_bias,
+        dropout=dropout,
+        dim=dim,
+    )
 
 
 def concat(dim: int = 1):
@@ -348,7 +389,7 @@ class AddFirst(Merge):
     def build(self, factory, width, skip_width, first_width):
         if width != first_width:
             raise ValueError(f"it adds the first input of width {first_width}; keep the width through the word")
-        return None
+        return
 
     def apply(self, modules, h, x, first, inputs):
         return h + first

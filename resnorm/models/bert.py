@@ -63,9 +63,21 @@ class Bert(nn.Module):
 
 
 def bert(
-    *, vocabulary=30522, context=512, segments=2, depth=12, width=768, heads=12, variant="post",
-    norm="layer(eps=1e-12)", activation="gelu", dropout=0.0, expansion=4, initialisation=None, **options,
-) -> Bert:  # fmt: skip
+    *,
+    vocabulary=30522,
+    context=512,
+    segments=2,
+    depth=12,
+    width=768,
+    heads=12,
+    variant="post",
+    norm="layer(eps=1e-12)",
+    activation="gelu",
+    dropout=0.0,
+    expansion=4,
+    initialisation=None,
+    **options,
+) -> Bert:
     r"""Build BERT with the head of its masked language model: $p(t_i \mid t_{j \ne i})$ for the tokens that were masked.
 
     The original BERT is Post-Norm: `variant="post"`. The other settings are those of `transformer_lm`. The defaults

@@ -57,9 +57,7 @@ def mlp_stack(
     word = chosen.spell(**known[0])
     if set(word) & set(BRANCHES) != {"F"}:
         raise ValueError(f"mlp_stack takes a generic variant, with the branch F; {variant!r} is {word!r}")
-    blocks = [
-        Block(word, width, F=mlp(hidden, activation), **chosen.settings_for(n=norm, **own)) for own in known
-    ]
+    blocks = [Block(word, width, F=mlp(hidden, activation), **chosen.settings_for(n=norm, **own)) for own in known]
     stack = fuse(Stack(blocks, chosen.carry(width, depth, norm, **options), last=norm))
     model = MLPStack(inputs, stack, classes)
     init.initialise(model.stack, initialisation or chosen.init or "he", count * depth, model.head)

@@ -16,9 +16,16 @@ from resnorm.words import BRANCHES, Block, residual_branches
 
 BASIC, BOTTLENECK = "nrCnrC", "nrCnrCnrC"
 LAYERS = {
-    10: (1, 1, 1, 1), 14: (1, 1, 1, 1), 18: (2, 2, 2, 2), 26: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3),
-}  # fmt: skip
+    10: (1, 1, 1, 1),
+    14: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
+    26: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
 TWO_CONVOLUTIONS = (10, 18, 34)
 
 
@@ -39,9 +46,10 @@ def _kernels(count: int, width: int, stride: int, weight: str | None, groups: in
     if count == 3:
         inside = floor(width * width_per_group / 64) * groups
         return [
-            conv1x1(inside, weight=weight), conv3x3(inside, stride, groups=groups, weight=weight),
+            conv1x1(inside, weight=weight),
+            conv3x3(inside, stride, groups=groups, weight=weight),
             conv1x1(4 * width, weight=weight),
-        ]  # fmt: skip
+        ]
     return [conv3x3(width, stride, weight=weight)] + [conv3x3(width, weight=weight)] * (count - 1)
 
 
@@ -157,7 +165,7 @@ def _stages(word, counts, channels, width, letters, *settings) -> list[Block]:
 
 def _block(
     word, channels, planes, stride, letters, kernels, weight, norm, shortcut, groups=1, width_per_group=64, antialias=None
-) -> Block:  # fmt: skip
+) -> Block:
     """One block, from `channels` to the width of its stage, with the shortcut where the shape changes."""
     letters = dict(letters)
     smooth = antialias is not None and stride == 2
@@ -186,9 +194,7 @@ def _relu_pool(antialias: str, width: int) -> nn.Module:
     return nn.Sequential(nn.ReLU(), POOLS[antialias](width))
 
 
-def _projection(
-    skip_width: int, width: int, stride: int, weight: str | None, average: bool, norm: str | None = None
-) -> nn.Module:  # fmt: skip
+def _projection(skip_width: int, width: int, stride: int, weight: str | None, average: bool, norm: str | None = None) -> nn.Module:
     """A 1x1 convolution on the skip: with the stride, or after an average over every 2x2 pixels. Citation: he2019bag."""
     parts = []
     if average:
@@ -222,9 +228,21 @@ CHOICES = {"shortcut": ("projection", "average"), "stem_pool": ("max", "zero_pad
 
 
 def resnet(
-    *, depth=18, classes=1000, norm="batch", width=64, inputs=3, version=1, groups=1, width_per_group=64, stem=None,
-    stem_pool="max", shortcut="projection", antialias=None, weight=None,
-) -> ResNet:  # fmt: skip
+    *,
+    depth=18,
+    classes=1000,
+    norm="batch",
+    width=64,
+    inputs=3,
+    version=1,
+    groups=1,
+    width_per_group=64,
+    stem=None,
+    stem_pool="max",
+    shortcut="projection",
+    antialias=None,
+    weight=None,
+) -> ResNet:
     """Build the ResNet for images of about 224x224: blocks of two convolutions with depth 10, 18 and 34, else of three.
 
     `version` 1 is torchvision's network, of `CnrCnar`; 2 is timm's ResNetV2, of `nrCnrCa`, whose stem has no norm and

@@ -76,9 +76,21 @@ def deepnorm_encoder(depth: int) -> tuple[float, float]:
 
 
 def seq2seq(
-    *, vocabulary, context=128, depth=6, width=512, heads=8, variant="post", norm="layer", activation="relu", dropout=0.1,
-    expansion=4, positions="learned", initialisation=None, **options,
-) -> Seq2Seq:  # fmt: skip
+    *,
+    vocabulary,
+    context=128,
+    depth=6,
+    width=512,
+    heads=8,
+    variant="post",
+    norm="layer",
+    activation="relu",
+    dropout=0.1,
+    expansion=4,
+    positions="learned",
+    initialisation=None,
+    **options,
+) -> Seq2Seq:
     r"""Build an encoder and a decoder of `depth` layers each: $p(t_{i+1} \mid t_1, \dots, t_i, s)$.
 
     `variant`: a generic one of the catalog, which spells both: `Fan` becomes `Aan Man` in the encoder and `Aan Xan Man`

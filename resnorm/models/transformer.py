@@ -19,10 +19,25 @@ SPHERE = "rms(affine=False)"
 
 
 def transformer_stack(
-    depth, width, heads, variant="pre", norm="layer", activation="gelu", dropout=0.0, expansion=4, causal=False,
-    branches="AM", rotary=False, merge=None, bias=True, theta=10000, rotary_width=None, key_value_heads=None,
-    head_width=None, **options,
-) -> Stack:  # fmt: skip
+    depth,
+    width,
+    heads,
+    variant="pre",
+    norm="layer",
+    activation="gelu",
+    dropout=0.0,
+    expansion=4,
+    causal=False,
+    branches="AM",
+    rotary=False,
+    merge=None,
+    bias=True,
+    theta=10000,
+    rotary_width=None,
+    key_value_heads=None,
+    head_width=None,
+    **options,
+) -> Stack:
     """The layers of a model, with the last norm where their words need one; the weights are still torch's own.
 
     `branches`: those of a layer, in order; `merge`: the setting of `a`, where it is not the variant's own.
@@ -33,13 +48,14 @@ def transformer_stack(
         raise ValueError(f"norm={norm!r} leaves the sphere of {variant!r}; take norm={SPHERE!r}")
     count = residual_branches(catalog.transformer_word(chosen.spell(**options), branches))
     known = [
-        chosen.complete(options, depth=count * depth, dim=-1, block=count * layer, layer=layer)
-        for layer in range(1, depth + 1)
+        chosen.complete(options, depth=count * depth, dim=-1, block=count * layer, layer=layer) for layer in range(1, depth + 1)
     ]
     inside = chosen.inside(norm)
     grouped = {
-        "key_value_heads": key_value_heads, "head_width": head_width, "bias": {"attention": True, "mlp": False}.get(bias, bias),
-    }  # fmt: skip
+        "key_value_heads": key_value_heads,
+        "head_width": head_width,
+        "bias": {"attention": True, "mlp": False}.get(bias, bias),
+    }
     turned = {"rotary": rotary, "theta": theta, "rotary_width": rotary_width}
     built: dict[str, Any] = {
         "A": attention(heads, causal, dropout, **turned, **grouped | inside.get("A", {})),
@@ -52,9 +68,7 @@ def transformer_stack(
         words = catalog.transformer_words(chosen, branches, **layer)
         if "F" in chosen.spell(**layer):  # one setting for each occurrence, and F was written out as every branch
             copies = len(branches) // len(words)
-            letters = {
-                letter: setting * copies if isinstance(setting, list) else setting for letter, setting in letters.items()
-            }
+            letters = {letter: setting * copies if isinstance(setting, list) else setting for letter, setting in letters.items()}
         for word in words:
             own = letters | {branch: built[branch] for branch in branches if branch in word}
             if dropout:
@@ -90,9 +104,15 @@ class TransformerLM(nn.Module):
     """Embed tokens and positions, run the stack, predict the next token; see `transformer_lm`."""
 
     def __init__(
-        self, vocabulary: int, context: int, stack: Stack, dropout: float, learned: bool, normalised: bool = False,
+        self,
+        vocabulary: int,
+        context: int,
+        stack: Stack,
+        dropout: float,
+        learned: bool,
+        normalised: bool = False,
         tie: bool = False,
-    ):  # fmt: skip
+    ):
         super().__init__()
         width = stack.out_width
         self.context = context
@@ -188,9 +208,23 @@ def transformer_lm(
     if norm is None:
         norm = SPHERE if normalised else "layer"
     stack = transformer_stack(
-        depth, width, heads, variant, norm, activation, dropout, expansion, causal=True, rotary=positions == "rotary",
-        bias=bias, theta=theta, rotary_width=rotary_width, key_value_heads=key_value_heads, head_width=head_width, **options,
-    )  # fmt: skip
+        depth,
+        width,
+        heads,
+        variant,
+        norm,
+        activation,
+        dropout,
+        expansion,
+        causal=True,
+        rotary=positions == "rotary",
+        bias=bias,
+        theta=theta,
+        rotary_width=rotary_width,
+        key_value_heads=key_value_heads,
+        head_width=head_width,
+        **options,
+    )
     model = TransformerLM(vocabulary, context, stack, dropout, positions == "learned", normalised, tie)
     initialise_transformer(stack, variant, initialisation)
     return model

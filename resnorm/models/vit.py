@@ -36,9 +36,22 @@ class VisionTransformer(nn.Module):
 
 
 def vit(
-    *, inputs=3, size=224, classes=1000, patch=16, depth=12, width=768, heads=12, variant="pre", norm="layer(eps=1e-6)",
-    activation="gelu", dropout=0.0, expansion=4, initialisation=None, **options,
-) -> VisionTransformer:  # fmt: skip
+    *,
+    inputs=3,
+    size=224,
+    classes=1000,
+    patch=16,
+    depth=12,
+    width=768,
+    heads=12,
+    variant="pre",
+    norm="layer(eps=1e-6)",
+    activation="gelu",
+    dropout=0.0,
+    expansion=4,
+    initialisation=None,
+    **options,
+) -> VisionTransformer:
     r"""Build a Vision Transformer: $y = W\, n\big(B_L(\dots B_1([c \Vert P x] + p))\big)_0$.
 
     P maps every patch of `patch` times `patch` pixels to a token, c is the class token and p the positions, all learned.

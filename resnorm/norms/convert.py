@@ -7,31 +7,33 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 
 from resnorm.norms.checking import compare, passes
 from resnorm.norms.modules import DynamicTanh, LayerNorm, NoNorm
 from resnorm.norms.names import NORMS, norm
-from resnorm.norms.reading import KINDS, STATISTICS, OldNorm, is_norm, puts_out_its_input, read_norm
 from resnorm.norms.readers import readers
+from resnorm.norms.reading import KINDS, STATISTICS, OldNorm, is_norm, puts_out_its_input, read_norm
 from resnorm.norms.settings import call_form, options_of
 
 # One kind of norm by the axis that it works along: of a token, and of an image.
 _BY_AXIS = {"layer": "layer2d", "rms": "rms2d", "dyt": "dyt2d"}
 _IMAGES_ONLY, _TOKENS_ONLY = ("group", "instance"), ("derf", "seed")
 _HOOKS = (
-    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook",
-)  # fmt: skip
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_is_full_backward_hook",
+)
 _STATE_HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
 
 
 def convert_norm(
-    model: nn.Module,
-    to: str | Callable[[int], nn.Module],
-    of: str | type[nn.Module] | tuple = "batch",
-    example: Any = None,
+    model: nn.Module, to: str | Callable[[int], nn.Module], of: str | type[nn.Module] | tuple = "batch", example: Any = None
 ) -> nn.Module:
     r"""Put another normaliser in the place of every norm of one kind, in any model of torch; return the model.
 
@@ -249,13 +251,15 @@ def _not_held_elsewhere(model: nn.Module, names: dict[nn.Module, str]) -> None:
 def _switches(model: nn.Module, changes: list) -> list[tuple[nn.Module, str, Any]]:
     """What switches off the fused paths of torch's encoder where they would compute a layer norm in the place of a new norm."""
     layers = [
-        parent for parent, child, new in changes
+        parent
+        for parent, child, new in changes
         if isinstance(parent, nn.TransformerEncoderLayer) and child in ("norm1", "norm2") and not _fusable(new)
-    ]  # fmt: skip
+    ]
     encoders = [
-        module for module in model.modules()
+        module
+        for module in model.modules()
         if isinstance(module, nn.TransformerEncoder) and any(layer is one for layer in module.layers for one in layers)
-    ]  # fmt: skip
+    ]
     return [(one, "activation_relu_or_gelu", 0) for one in layers] + [(one, "use_nested_tensor", False) for one in encoders]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -27,18 +26,25 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
     """
 
     def __init__(
-        self, width: int, eps: float = 1e-5, momentum: float = 0.1, affine: bool = True, dim: int = 1,
+        self,
+        width: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        affine: bool = True,
+        dim: int = 1,
         track_running_stats: bool = True,
-    ):  # fmt: skip
+    ):
         if dim not in (1, -1) or isinstance(dim, bool):
             raise ValueError(f"batch norm: dim={dim!r}; the channel axis is 1 (images) or -1 (tokens)")
         if momentum is None:
             raise ValueError("batch norm: momentum=None (a cumulative average) breaks torch.compile; give a number in (0, 1]")
         super().__init__(
-            whole("batch norm", "width", width), number("batch norm", "eps", eps),
-            number("batch norm", "momentum", momentum, above=0, most=1), switch("batch norm", "affine", affine),
+            whole("batch norm", "width", width),
+            number("batch norm", "eps", eps),
+            number("batch norm", "momentum", momentum, above=0, most=1),
+            switch("batch norm", "affine", affine),
             switch("batch norm", "track_running_stats", track_running_stats),
-        )  # fmt: skip
+        )
         self.dim = dim
 
     def _check_input_dim(self, x: Tensor) -> None:
@@ -87,9 +93,7 @@ class NoisyBatchNorm(BatchNorm):
         kind = dict(dtype=y.dtype, device=y.device)
         mean, deviation = torch.rand(2, *shape, **kind)
         # Drawn in one row and then laid out as y: on CPU, drawing in the layout of channels_last is eight times slower.
-        uniform, normal = (
-            draw(y.numel(), **kind).as_strided(y.shape, y.stride()) for draw in (torch.rand, torch.randn)
-        )
+        uniform, normal = (draw(y.numel(), **kind).as_strided(y.shape, y.stride()) for draw in (torch.rand, torch.randn))
         shift, scale = (mean - 0.6) + 0.2 * uniform, 0.25 * deviation + 0.1 * normal
         return y + self.noise * (scale * y + shift)
 
@@ -199,9 +203,7 @@ def _in_layout(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     if x.stride(0) != x[0].numel():  # one image, permuted: the operator of torch before 2.15 refuses its stride
         x = x.clone(memory_format=last)
     samples, channels, groups = *x.shape[:2], norm.num_groups
-    y, mean, scale = torch.native_group_norm(
-        x, norm.weight, norm.bias, samples, channels, math.prod(x.shape[2:]), groups, norm.eps
-    )
+    y, mean, scale = torch.native_group_norm(x, norm.weight, norm.bias, samples, channels, math.prod(x.shape[2:]), groups, norm.eps)
     # On CPU that path takes the variance as E[x^2] - E[x]^2, and loses 1 + (mean / deviation)^2 of its precision. Its mean
     # is sound: where it is large beside the deviation it is taken off, and the kernel called again. No norm sees a constant
     # in its group, and neither does its gradient. In 16 bits the difference is rounded, more than the kernel loses below 4.
@@ -237,9 +239,7 @@ class RMSNorm(nn.RMSNorm):
     """
 
     def __init__(self, width: int, eps: float = 1e-6, affine: bool = True):
-        super().__init__(
-            whole("rms norm", "width", width), number("rms norm", "eps", eps), switch("rms norm", "affine", affine)
-        )
+        super().__init__(whole("rms norm", "width", width), number("rms norm", "eps", eps), switch("rms norm", "affine", affine))
 
 
 class RMSNorm2d(RMSNorm):

@@ -17,9 +17,25 @@ from torch import nn
 Path = tuple[str, ...]
 # Of a norm: what another norm in its place may lack, or mean differently.
 _OWN = {
-    "weight", "bias", "gamma", "beta", "scale", "eps", "epsilon", "variance_epsilon", "running_mean", "running_var", "momentum",
-    "num_batches_tracked", "num_features", "num_channels", "num_groups", "normalized_shape", "affine", "elementwise_affine",
-}  # fmt: skip
+    "weight",
+    "bias",
+    "gamma",
+    "beta",
+    "scale",
+    "eps",
+    "epsilon",
+    "variance_epsilon",
+    "running_mean",
+    "running_var",
+    "momentum",
+    "num_batches_tracked",
+    "num_features",
+    "num_channels",
+    "num_groups",
+    "normalized_shape",
+    "affine",
+    "elementwise_affine",
+}
 # Of its tensors: what says nothing about their values.
 _HARMLESS = {"dtype", "device", "shape", "size", "dim", "ndim", "numel", "requires_grad", "is_cuda"}
 _TRANSPARENT = {"reversed", "list", "tuple", "iter", "set", "next"}

@@ -26,9 +26,17 @@ KINDS: dict[str, tuple[type, ...]] = {
 }
 # What these compute is known; a subclass that somebody else wrote is tried out.
 _KNOWN = {
-    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
-    nn.GroupNorm, nn.LayerNorm, nn.RMSNorm,
-}  # fmt: skip
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.SyncBatchNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+}
 _GAINS, _BIASES = ("weight", "gamma", "scale"), ("bias", "beta", "shift")
 _WIDTHS = ("num_features", "num_channels", "normalized_shape")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -95,9 +103,10 @@ def read_norm(old: nn.Module, any_function: bool = False) -> OldNorm:
     if "forward" in vars(old) or is_parametrized(old):
         raise ValueError(f"the forward or a parameter of this {type(old).__name__} has been replaced; undo that, then convert")
     arguments = [
-        parameter.name for parameter in list(inspect.signature(type(old).forward).parameters.values())[1:]
+        parameter.name
+        for parameter in list(inspect.signature(type(old).forward).parameters.values())[1:]
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]  # fmt: skip
+    ]
     if len(arguments) > 1:
         more = ", ".join(arguments)
         raise ValueError(f"{type(old).__name__} is called with more than its input ({more}), which no other norm takes")
@@ -121,9 +130,7 @@ def read_norm(old: nn.Module, any_function: bool = False) -> OldNorm:
         return OldNorm(old, kind, axis, width, tensors.get("weight"), tensors.get("bias"))
     trial = _Trial(old, width, gain, bias)
     kind, axis, offset = trial.equation(any_function)
-    return OldNorm(
-        old, kind, axis, width, tensors[gain] if gain else None, tensors[bias] if bias else None, offset, trial.after(),
-    )  # fmt: skip
+    return OldNorm(old, kind, axis, width, tensors[gain] if gain else None, tensors[bias] if bias else None, offset, trial.after())
 
 
 def puts_out_its_input(module: nn.Module, width: int, axis: int) -> bool:
@@ -181,8 +188,11 @@ class _Trial:
     def call(self, x: Tensor, training: bool = False, after: bool = False, **values: Tensor | None) -> Tensor:
         """The norm's output with its own tensors in the place of `values`, with or without the modules that it holds."""
         values = self.values | values
-        twin = _twin(self.old, lambda name, tensor: values[name].clone() if name in values else self._tensor(name, tensor),
-                     self.children if after else {name: nn.Identity() for name in self.children})  # fmt: skip
+        twin = _twin(
+            self.old,
+            lambda name, tensor: values[name].clone() if name in values else self._tensor(name, tensor),
+            self.children if after else {name: nn.Identity() for name in self.children},
+        )
         twin.train(training)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -241,9 +251,8 @@ class _Trial:
     def after(self) -> dict[str, nn.Module]:
         """The modules that the norm calls after gain and bias, by their names; `ValueError` where it does more with them."""
         after = {
-            name: child for name, child in self.old._modules.items()
-            if child is not None and not isinstance(child, nn.Identity)
-        }  # fmt: skip
+            name: child for name, child in self.old._modules.items() if child is not None and not isinstance(child, nn.Identity)
+        }
         if after:
             try:
                 expected = self.y.clone()
@@ -310,12 +319,21 @@ def _twin(module: nn.Module, tensor_of, children: dict[str, nn.Module] | None = 
     """A copy of a module that shares nothing with it that a call could change, and that has no hooks."""
     twin = object.__new__(type(module))
     empty = {name: OrderedDict() for name, value in vars(module).items() if name.endswith(("hooks", "hooks_with_kwargs"))}
-    twin.__dict__ = vars(module) | empty | dict(
-        _is_full_backward_hook=None, _forward_hooks_always_called=OrderedDict(),
-        _parameters={name: value if value is None else nn.Parameter(tensor_of(name, value), requires_grad=False)
-                     for name, value in module._parameters.items()},
-        _buffers={name: value if value is None else tensor_of(name, value) for name, value in module._buffers.items()},
-        _modules={name: value if value is None else _twin(value, tensor_of) if children is None else children[name]
-                  for name, value in module._modules.items()},
-    )  # fmt: skip
+    twin.__dict__ = (
+        vars(module)
+        | empty
+        | dict(
+            _is_full_backward_hook=None,
+            _forward_hooks_always_called=OrderedDict(),
+            _parameters={
+                name: value if value is None else nn.Parameter(tensor_of(name, value), requires_grad=False)
+                for name, value in module._parameters.items()
+            },
+            _buffers={name: value if value is None else tensor_of(name, value) for name, value in module._buffers.items()},
+            _modules={
+                name: value if value is None else _twin(value, tensor_of) if children is None else children[name]
+                for name, value in module._modules.items()
+            },
+        )
+    )
     return twin

@@ -32,7 +32,7 @@ def call_form(text: str) -> tuple[str, dict]:
                 return tree.func.id, dict(options)
     except (SyntaxError, ValueError):
         pass
-    raise ValueError(f"cannot read {text!r}; write a name, \"group\", or a name with options, \"group(groups=4)\"")
+    raise ValueError(f'cannot read {text!r}; write a name, "group", or a name with options, "group(groups=4)"')
 
 
 def call_factory(name: str, factory: Callable[..., nn.Module], width: int, options: dict) -> nn.Module:

@@ -25,8 +25,10 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     for holder in (model, getattr(model, "stack", None), *(m for m in model.modules() if isinstance(m, Stack))):
         if isinstance(blocks := getattr(holder, "blocks", None), nn.ModuleList):
             return [inner for block in blocks for inner in (blocks_of(block) if isinstance(block, Stack) else [block])]
-    raise ValueError(f"{type(model).__name__} shows no residual blocks; give it an attribute `blocks` (an nn.ModuleList in forward "
-                     "order) or build it from resnorm.Stack")
+    raise ValueError(
+        f"{type(model).__name__} shows no residual blocks; give it an attribute `blocks` (an nn.ModuleList in forward "
+        "order) or build it from resnorm.Stack"
+    )
 
 
 def measure(

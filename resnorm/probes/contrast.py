@@ -30,7 +30,9 @@ def contrast(
     """
     channels = pixels.shape[1]
     if mean.shape != (channels,) or deviation.shape != (channels,):
-        raise ValueError(f"mean {tuple(mean.shape)} and deviation {tuple(deviation.shape)}; give one for each of {channels} channels")
+        raise ValueError(
+            f"mean {tuple(mean.shape)} and deviation {tuple(deviation.shape)}; give one for each of {channels} channels"
+        )
     mean, deviation = mean.view(-1, 1, 1), deviation.view(-1, 1, 1)
     batched = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
     shifts = [case for case in CASES if channels == 3 or case[0] not in ("colour", "grey")]
@@ -45,8 +47,7 @@ def contrast(
     with evaluating(model):
         rows = score(cases, logits, pixels, targets, batch)
     return [
-        {**dict(zip(("shift", "strength", "statistics"), case, strict=True)), **row}
-        for case, row in zip(cases, rows, strict=True)
+        {**dict(zip(("shift", "strength", "statistics"), case, strict=True)), **row} for case, row in zip(cases, rows, strict=True)
     ]
 
 
@@ -72,6 +73,12 @@ CHANGES: dict[str, Callable[[Tensor, float], Tensor]] = {
     "grey": _grey,
 }
 CASES = (
-    ("none", 0.0), ("contrast", 0.25), ("contrast", 0.5), ("contrast", 2.0), ("brightness", -0.3), ("brightness", 0.3),
-    ("colour", 0.4), ("grey", 1.0),
-)  # fmt: skip
+    ("none", 0.0),
+    ("contrast", 0.25),
+    ("contrast", 0.5),
+    ("contrast", 2.0),
+    ("brightness", -0.3),
+    ("brightness", 0.3),
+    ("colour", 0.4),
+    ("grey", 1.0),
+)

@@ -40,21 +40,21 @@ def covariate_shift(model: nn.Module, x: Tensor, targets: Tensor, lr: float) -> 
                 found, _, now = _gradients(model, moved, [name], x, targets, [readers[name]], seed=1)
                 mean, variance = read[readers[name]]
                 old, new, shift = before[name], found[name], now[readers[name]][0] - mean
-                rows.append({
-                    "layer": len(rows) + 1,
-                    "name": name,
-                    "gradient_norm": _finite(old.norm()),
-                    "difference": _finite((old - new).norm()),
-                    "cosine": _cosine(old, new),
-                    "input_shift": _finite(shift.norm() / variance.sum().sqrt()),
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "layer": len(rows) + 1,
+                        "name": name,
+                        "gradient_norm": _finite(old.norm()),
+                        "difference": _finite((old - new).norm()),
+                        "cosine": _cosine(old, new),
+                        "input_shift": _finite(shift.norm() / variance.sum().sqrt()),
+                    }
+                )
             moved[name] = weights[name] - lr * before[name]
     return rows
 
 
-def gradient_steps(
-    model: nn.Module, x: Tensor, targets: Tensor, lr: float, steps: Sequence[float] = STEPS
-) -> list[dict[str, Any]]:
+def gradient_steps(model: nn.Module, x: Tensor, targets: Tensor, lr: float, steps: Sequence[float] = STEPS) -> list[dict[str, Any]]:
     r"""Walk along the negative gradient and read the loss and the gradient on the way: one row a step, tidy.
 
     $$\theta_s = \theta - s\, \eta\, \nabla L(\theta), \qquad
@@ -76,13 +76,15 @@ def gradient_steps(
             found, loss, _ = _gradients(model, moved, moved, x, targets)
             here = _flat(found)
             difference = (flat - here).norm()
-            rows.append({
-                "step": float(step),
-                "loss": _finite(loss),
-                "difference": _finite(difference),
-                "smoothness": _finite(difference / (step * lr * flat.norm())),
-                "cosine": _cosine(flat, here),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "step": float(step),
+                    "loss": _finite(loss),
+                    "difference": _finite(difference),
+                    "smoothness": _finite(difference / (step * lr * flat.norm())),
+                    "cosine": _cosine(flat, here),
+                }
+            )
     return rows
 
 
@@ -100,8 +102,13 @@ def _training(model: nn.Module) -> Iterator[None]:
 
 
 def _gradients(
-    model: nn.Module, weights: Tensors, wanted: Iterable[str], x: Tensor, targets: Tensor,
-    readers: Iterable[nn.Module] = (), seed: int = 0,
+    model: nn.Module,
+    weights: Tensors,
+    wanted: Iterable[str],
+    x: Tensor,
+    targets: Tensor,
+    readers: Iterable[nn.Module] = (),
+    seed: int = 0,
 ) -> tuple[Tensors, Tensor, dict[nn.Module, tuple[Tensor, Tensor]]]:
     """At other weights than the model's: the gradients of `wanted`, the loss, and the moments of what `readers` took in."""
     leaves = {name: weights[name].detach().requires_grad_() for name in wanted}

@@ -12,7 +12,13 @@ from resnorm.probes.scores import score
 
 
 def landscape(
-    model: nn.Module, x: Tensor, targets: Tensor, directions: int = 3, points: int = 21, reach: float = 1.0, seed: int = 0,
+    model: nn.Module,
+    x: Tensor,
+    targets: Tensor,
+    directions: int = 3,
+    points: int = 21,
+    reach: float = 1.0,
+    seed: int = 0,
     batch: int = 100,
 ) -> list[dict[str, Any]]:
     r"""Score the network along straight lines through its weights: $L(\theta + \alpha\, d)$, one row a point, tidy.
@@ -72,9 +78,7 @@ def _walk(
     weights = dict(model.named_parameters())
 
     def logits(step: list[tuple[float, dict[str, Tensor]]], inputs: Tensor) -> Tensor:
-        moved = {
-            name: weights[name] + sum(length * direction[name] for length, direction in step) for name in step[0][1]
-        }
+        moved = {name: weights[name] + sum(length * direction[name] for length, direction in step) for name in step[0][1]}
         return functional_call(model, moved, (inputs,))
 
     with evaluating(model):

@@ -16,9 +16,7 @@ from resnorm.probes.scores import score
 from resnorm.streams import Stack
 
 
-def lesions(
-    model: nn.Module, x: Tensor, targets: Tensor, swaps: int = 12, seed: int = 0, batch: int = 100
-) -> list[dict[str, Any]]:
+def lesions(model: nn.Module, x: Tensor, targets: Tensor, swaps: int = 12, seed: int = 0, batch: int = 100) -> list[dict[str, Any]]:
     r"""Score the network as it is, without one block, for every block, and with two blocks swapped: one row each, tidy.
 
     $$x_l = S_l(x_{l-1}) \text{ (delete)}, \qquad B_l, B_m \to B_m, B_l \text{ (swap)}$$
@@ -75,9 +73,7 @@ def _streams(model: nn.Module, blocks: list[nn.Module], x: Tensor) -> tuple[list
     return [seen[0][0], *(made for _, made in seen)], output
 
 
-def _damaged(
-    blocks: list[nn.Module], streams: list[Tensor], case: tuple[int, ...], sharing: bool
-) -> dict[nn.Module, Callable]:
+def _damaged(blocks: list[nn.Module], streams: list[Tensor], case: tuple[int, ...], sharing: bool) -> dict[nn.Module, Callable]:
     """The forward passes that take the place of the blocks' own; `sharing`: whether blocks hand on more than the stream."""
     first, other = blocks[case[0]], blocks[case[-1]]
     x, y = streams[case[0] : case[0] + 2]

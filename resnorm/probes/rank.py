@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from resnorm.probes.blocks import watching
 from resnorm.norms.checking import evaluating
+from resnorm.probes.blocks import watching
 
 
 def rank_residual(model: nn.Module, x: Tensor, *, part: nn.Module | None = None, **inputs: Any) -> list[dict[str, float | None]]:

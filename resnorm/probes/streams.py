@@ -32,11 +32,17 @@ def activations(model: nn.Module, x: Tensor, *, part: nn.Module | None = None, *
         if block and streams[block - 1].shape == stream.shape:
             cosine = nn.functional.cosine_similarity(streams[block - 1], stream, dim=-1).clamp(-1, 1)
             angle = torch.arccos(cosine).mean().rad2deg().item()
-        rows.append({
-            "block": block, "rms": stream.square().mean().sqrt().item(), "median": size.median().item(),
-            "largest": size.max().item(), "feature": at % stream.shape[-1],
-            "token": at // stream.shape[-1] % stream.shape[-2], "angle": angle,
-        })  # fmt: skip
+        rows.append(
+            {
+                "block": block,
+                "rms": stream.square().mean().sqrt().item(),
+                "median": size.median().item(),
+                "largest": size.max().item(),
+                "feature": at % stream.shape[-1],
+                "token": at // stream.shape[-1] % stream.shape[-2],
+                "angle": angle,
+            }
+        )
     return rows
 
 
@@ -54,7 +60,9 @@ def mixing(model: nn.Module, x: Tensor, **inputs: Any) -> list[dict[str, Any]]:
     """
     streams = [one.stream for one in model.modules() if isinstance(one, Stack) and isinstance(one.stream, Hyper)]
     if not streams:
-        raise ValueError(f"no stack of this {type(model).__name__} has Hyper-Connections; build it with variant='hyper_connections'")
+        raise ValueError(
+            f"no stack of this {type(model).__name__} has Hyper-Connections; build it with variant='hyper_connections'"
+        )
     made: list[Tensor] = []
     hooks = [
         one.register_forward_hook(lambda _, given, mixings: made.append(mixings[2].detach().double()))

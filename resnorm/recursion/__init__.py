@@ -48,8 +48,9 @@ MOST = 63  # the highest order of the compiled loop
 SMALL, SMALL_ON_GPU = 2**14, 2**24
 
 
-def recursion(x: Tensor, h: Tensor, order: int, weight: Tensor | None = None, bias: Tensor | None = None,
-              eps: float = 1e-5) -> Tensor:  # fmt: skip
+def recursion(
+    x: Tensor, h: Tensor, order: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
     r"""Compute the recursive skip as it is written: $y_k = n(x + y_{k-1})$, the last norm with gain and bias.
 
     Shapes: x, h and the result (..., features), weight and bias (features,). Raises `ValueError` for an order below 1,
@@ -61,8 +62,9 @@ def recursion(x: Tensor, h: Tensor, order: int, weight: Tensor | None = None, bi
     return F.layer_norm(x + h, x.shape[-1:], weight, bias, eps)
 
 
-def closed_form(x: Tensor, h: Tensor, order: int, weight: Tensor | None = None, bias: Tensor | None = None,
-                eps: float = 1e-5) -> Tensor:  # fmt: skip
+def closed_form(
+    x: Tensor, h: Tensor, order: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
     r"""Compute the same in closed form, $y_k = \alpha_k u + \beta_k e$, in plain tensor operations: to read, and to test.
 
     Shapes and errors: as `recursion`.
@@ -83,8 +85,9 @@ def closed_form(x: Tensor, h: Tensor, order: int, weight: Tensor | None = None, 
     return y if weight is None else y * weight + bias
 
 
-def recursive_skip(x: Tensor, h: Tensor, order: int, weight: Tensor | None = None, bias: Tensor | None = None,
-                   eps: float = 1e-5) -> Tensor:  # fmt: skip
+def recursive_skip(
+    x: Tensor, h: Tensor, order: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
     r"""Compute the recursive skip of order k, affine map last, by the fastest way there is: the result of `recursion`.
 
     On CPU and on GPUs one kernel forward and one backward, of any order; the recursion as written for tensors of fewer
@@ -101,8 +104,7 @@ def recursive_skip(x: Tensor, h: Tensor, order: int, weight: Tensor | None = Non
     return torch.ops.resnorm.recursive_skip(*_raised(x, h), order, weight, bias, eps)
 
 
-def recursive_skip_steps(x: Tensor, h: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor],
-                         eps: float = 1e-5) -> Tensor:  # fmt: skip
+def recursive_skip_steps(x: Tensor, h: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], eps: float = 1e-5) -> Tensor:
     r"""Compute the recursive skip whose every step has its own gain and bias: $y_k = n_k(x + y_{k-1})$, one pair a step.
 
     A gain leaves the plane of u and e, so there is no closed form: on GPUs one kernel takes all steps of a row while
@@ -136,8 +138,10 @@ def _check(x: Tensor, h: Tensor, order: int, *affine: Tensor | None) -> None:
     # The kernels take addresses: what a norm of torch would refuse, they would read.
     for one in affine:
         if one is not None and (one.shape != x.shape[-1:] or one.device != x.device):
-            raise ValueError(f"a gain or bias has the shape {tuple(one.shape)} on {one.device}; rows of {tuple(x.shape)} on "
-                             f"{x.device} need {tuple(x.shape[-1:])} on the same device")
+            raise ValueError(
+                f"a gain or bias has the shape {tuple(one.shape)} on {one.device}; rows of {tuple(x.shape)} on "
+                f"{x.device} need {tuple(x.shape[-1:])} on the same device"
+            )
 
 
 def _fused(x: Tensor, h: Tensor, order: int) -> bool:
@@ -186,9 +190,10 @@ def _forward(x: Tensor, h: Tensor, order: int, weight: Tensor | None, bias: Tens
 
 # Schemas of lists are spelled out: torch 2.6 reads none from `list[Tensor]`.
 @torch.library.custom_op(
-    "resnorm::recursive_skip_backward", mutates_args=(),
+    "resnorm::recursive_skip_backward",
+    mutates_args=(),
     schema="(Tensor gradient, Tensor x, Tensor h, int order, Tensor? weight, float eps) -> Tensor[]",
-)  # fmt: skip
+)
 def _backward(gradient: Tensor, x: Tensor, h: Tensor, order: int, weight: Tensor | None, eps: float) -> list[Tensor]:
     dtype, (gradient, x, h) = x.dtype, _computed(gradient, x, h)
     affine = None if weight is None else _like(weight, x)
@@ -217,9 +222,12 @@ def _differentiate(ctx, gradient: Tensor):
     x, h, weight = ctx.saved_tensors
     if torch.is_grad_enabled():  # the backward pass is recorded, for a second derivative
         dx, dh, *affine = _written_backward(
-            gradient, x, h, [] if weight is None else [weight],
+            gradient,
+            x,
+            h,
+            [] if weight is None else [weight],
             lambda x, h, weight=None: recursion(x, h, ctx.order, weight, None, ctx.eps),
-        )  # fmt: skip
+        )
         return dx, dh, None, *([affine[0], _over_rows(gradient).to(weight.dtype)] if affine else [None, None]), None
     found = torch.ops.resnorm.recursive_skip_backward(gradient, x, h, ctx.order, weight, ctx.eps)
     dx, dh, dweight, dbias = found if weight is not None else (*found, None, None)
@@ -237,9 +245,10 @@ def _forward_steps(x: Tensor, h: Tensor, weights: Tensor, biases: Tensor, eps: f
 
 
 @torch.library.custom_op(
-    "resnorm::recursive_skip_steps_backward", mutates_args=(),
+    "resnorm::recursive_skip_steps_backward",
+    mutates_args=(),
     schema="(Tensor gradient, Tensor x, Tensor h, Tensor weights, Tensor biases, float eps) -> Tensor[]",
-)  # fmt: skip
+)
 def _backward_steps(gradient: Tensor, x: Tensor, h: Tensor, weights: Tensor, biases: Tensor, eps: float) -> list[Tensor]:
     from resnorm.recursion import cuda
 
@@ -272,14 +281,14 @@ def _differentiate_steps(ctx, gradient: Tensor):
 _forward_steps.register_autograd(_differentiate_steps, setup_context=_keep_steps)
 
 
-def _written_backward(
-    gradient: Tensor, x: Tensor, h: Tensor, affine: list[Tensor], written: Callable[..., Tensor]
-) -> list[Tensor]:
+def _written_backward(gradient: Tensor, x: Tensor, h: Tensor, affine: list[Tensor], written: Callable[..., Tensor]) -> list[Tensor]:
     """The gradients of a recursion as it is written, themselves differentiable; 16 bits are computed in 32."""
     computed = torch.promote_types(x.dtype, torch.float32)
     # New names: h may have been computed from x, and what is wanted is the partial derivative.
-    inputs = [tensor.to(computed).view_as(tensor) if tensor.requires_grad else tensor.to(computed).detach().requires_grad_()
-              for tensor in (x, h, *affine)]
+    inputs = [
+        tensor.to(computed).view_as(tensor) if tensor.requires_grad else tensor.to(computed).detach().requires_grad_()
+        for tensor in (x, h, *affine)
+    ]
     gradients = torch.autograd.grad(written(*inputs), inputs, gradient.to(computed), create_graph=True)
     return [one.to(tensor.dtype) for one, tensor in zip(gradients, (x, h, *affine), strict=True)]
 

@@ -17,8 +17,10 @@ SOURCE = Path(__file__).with_name("rows.cpp")
 COMPUTED = (torch.float32, torch.bfloat16, torch.float64)
 DTYPES = {*COMPUTED, torch.float16}
 # Sums may be added in another order, as in every vectorised norm; NaN and infinity keep their meaning.
-FLAGS = ("-O3 -march=native -fopenmp -fno-math-errno -fno-trapping-math -fno-signed-zeros -fassociative-math "
-         "-freciprocal-math -shared -fPIC -Wl,--as-needed").split()  # fmt: skip
+FLAGS = (
+    "-O3 -march=native -fopenmp -fno-math-errno -fno-trapping-math -fno-signed-zeros -fassociative-math "
+    "-freciprocal-math -shared -fPIC -Wl,--as-needed"
+).split()
 
 
 @functools.cache
@@ -51,8 +53,9 @@ def forward(x: Tensor, h: Tensor, order: int, weight: Tensor | None, bias: Tenso
     return y
 
 
-def backward(gradient: Tensor, x: Tensor, h: Tensor, order: int, weight: Tensor | None,
-             eps: float) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+def backward(
+    gradient: Tensor, x: Tensor, h: Tensor, order: int, weight: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """The gradients of x, h, weight and bias; the last two are None without a weight."""
     dx, dh = torch.empty_like(x), torch.empty_like(h)
     partial = None

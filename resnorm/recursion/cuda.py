@@ -46,14 +46,13 @@ if AVAILABLE:
         v = _centred(t, inside, width)
         A = tl.sum(u * u, 0) / width
         # Where x varies next to nothing, beside the sum or at all, the division could overflow.
-        some = A > 1e-30 * (tl.sum(v * v, 0) / width) + 1e-37
+        some = 1e-30 * (tl.sum(v * v, 0) / width) + 1e-37 < A
         c = tl.where(some, tl.sum(u * v, 0) / width / tl.where(some, A, 1.0), 0.0)
         e = v - c * u
         return u, e, c, A, tl.sum(e * e, 0) / width
 
     @triton.jit
-    def _forward(X, H, WEIGHT, BIAS, Y, rows, width, eps, order: tl.constexpr, affine: tl.constexpr,
-                 block: tl.constexpr):  # fmt: skip
+    def _forward(X, H, WEIGHT, BIAS, Y, rows, width, eps, order: tl.constexpr, affine: tl.constexpr, block: tl.constexpr):
         column = tl.arange(0, block)
         inside = column < width
         for row in range(tl.program_id(0).to(tl.int64), rows, tl.num_programs(0)):
@@ -68,8 +67,9 @@ if AVAILABLE:
             tl.store(Y + at, y.to(Y.dtype.element_ty), mask=inside)
 
     @triton.jit
-    def _backward(G, X, H, WEIGHT, DX, DH, DWEIGHT, DBIAS, rows, width, eps, order: tl.constexpr,
-                  affine: tl.constexpr, block: tl.constexpr):  # fmt: skip
+    def _backward(
+        G, X, H, WEIGHT, DX, DH, DWEIGHT, DBIAS, rows, width, eps, order: tl.constexpr, affine: tl.constexpr, block: tl.constexpr
+    ):
         column = tl.arange(0, block)
         inside = column < width
         dweight = tl.zeros([block], tl.float32)
@@ -138,8 +138,7 @@ if AVAILABLE:
             tl.store(Y + at, y.to(Y.dtype.element_ty), mask=inside)
 
     @triton.jit
-    def _backward_steps(G, X, H, WEIGHT, BIAS, DX, DH, DWEIGHT, DBIAS, rows, width, eps, order: tl.constexpr,
-                        block: tl.constexpr):  # fmt: skip
+    def _backward_steps(G, X, H, WEIGHT, BIAS, DX, DH, DWEIGHT, DBIAS, rows, width, eps, order: tl.constexpr, block: tl.constexpr):
         column = tl.arange(0, block)
         inside = column < width
         sums = tl.program_id(0) * order * width + column
@@ -174,8 +173,9 @@ def forward(x: Tensor, h: Tensor, order: int, weight: Tensor | None, bias: Tenso
     return y
 
 
-def backward(gradient: Tensor, x: Tensor, h: Tensor, order: int, weight: Tensor | None,
-             eps: float) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+def backward(
+    gradient: Tensor, x: Tensor, h: Tensor, order: int, weight: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """The gradients of x, h, weight and bias; the last two are None without a weight."""
     dx, dh, grid, sizes, options = torch.empty_like(x), torch.empty_like(h), *_launch(x)
     sums = [None if weight is None else weight.new_empty(*grid, x.shape[-1]) for _ in range(2)]
@@ -193,8 +193,9 @@ def forward_steps(x: Tensor, h: Tensor, weights: Tensor, biases: Tensor, eps: fl
     return y
 
 
-def backward_steps(gradient: Tensor, x: Tensor, h: Tensor, weights: Tensor, biases: Tensor,
-                   eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+def backward_steps(
+    gradient: Tensor, x: Tensor, h: Tensor, weights: Tensor, biases: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The gradients of x, h, weights and biases."""
     dx, dh, grid, sizes, options = torch.empty_like(x), torch.empty_like(h), *_launch(x)
     affine = (weights.float().contiguous(), biases.float().contiguous())

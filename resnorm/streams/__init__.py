@@ -2,7 +2,7 @@ r"""Streams: what flows from block to block, and the stack that drives it.
 
 A word describes the skip inside one block. A skip that crosses blocks is a stream: a state with four verbs.
 
-$$S_0 = \text{open}(x), \qquad h_i = B_i(\text{read}(S_i, i)), \qquad S_{i+1} = \text{write}(S_i, h_i, i), \qquad y = \text{close}(S_L)$$
+$$S_0 = \text{open}(x), \; h_i = B_i(\text{read}(S_i, i)), \quad S_{i+1} = \text{write}(S_i, h_i, i), \quad y = \text{close}(S_L)$$
 
 With `Sum`, the block `nF` gives the same network as the block `nFa` in a plain stack: the merge has moved into the stream.
 
@@ -23,16 +23,4 @@ from resnorm.streams.hyper import Hyper, sinkhorn
 from resnorm.streams.stack import Stack
 from resnorm.streams.stream import Dense, Plain, Stream, Sum
 
-__all__ = [
-    "Attend",
-    "Dense",
-    "Depth",
-    "Dual",
-    "Hyper",
-    "Jump",
-    "Plain",
-    "Stack",
-    "Stream",
-    "Sum",
-    "sinkhorn",
-]
+__all__ = ["Attend", "Dense", "Depth", "Dual", "Hyper", "Jump", "Plain", "Stack", "Stream", "Sum", "sinkhorn"]

@@ -117,7 +117,7 @@ class Depth(Stream):
 class Attend(Stream):
     r"""Attention Residuals: every branch reads the branches before it, weighted by attention over depth.
 
-    $$x_i = \sum_j \operatorname{softmax}_j\!\big(w_i^\top \operatorname{RMS}(v_j)\big)\, v_j, \qquad v_0 = x, \quad v_{j+1} = F_j(x_j)$$
+    $$x_i = \sum_j \operatorname{softmax}_j\!\big(w_i^\top \operatorname{RMS}(v_j)\big)\, v_j, \quad v_0 = x,\ v_{j+1} = F_j(x_j)$$
 
     The output is one more such reading. The queries $w_i$ start at 0: every branch then reads the plain mean, which
     differs from the residual sum by a factor only, and a branch that starts with a norm does not see the factor.

@@ -25,8 +25,16 @@ class Order:
     (batches, 2) says where each batch of the epoch begins and ends: those are permuted too.
     """
 
-    def __init__(self, examples: int, seed: int, epoch: int, device: torch.device, shift: int | None = None,
-                 lengths: Tensor | None = None, cut: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        examples: int,
+        seed: int,
+        epoch: int,
+        device: torch.device,
+        shift: int | None = None,
+        lengths: Tensor | None = None,
+        cut: Tensor | None = None,
+    ) -> None:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         index = torch.randperm(examples, generator=generator)
         if cut is not None:
@@ -73,9 +81,16 @@ class Batches:
     one: a warning says so.
     """
 
-    def __init__(self, data: DataSet, split: str, device: torch.device, augment: str = "none",
-                 channels_last: bool = False, batch_tokens: int | None = None,
-                 dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        data: DataSet,
+        split: str,
+        device: torch.device,
+        augment: str = "none",
+        channels_last: bool = False,
+        batch_tokens: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         inputs, targets = getattr(data, split)
         self.device = device
         self.images = data.kind == "images"

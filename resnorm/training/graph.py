@@ -17,8 +17,9 @@ class CapturedStep:
     is computed there.
     """
 
-    def __init__(self, step: Callable[[Tensor], None], batch_size: int, optimizer: torch.optim.Optimizer,
-                 device: torch.device) -> None:
+    def __init__(
+        self, step: Callable[[Tensor], None], batch_size: int, optimizer: torch.optim.Optimizer, device: torch.device
+    ) -> None:
         self.step, self.optimizer = step, optimizer
         self.first = torch.arange(batch_size, device=device)
         self.part = self.first.clone()

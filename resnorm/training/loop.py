@@ -121,8 +121,7 @@ def fit(
         raise ValueError(refused)
     if recipe.augment != "none" and data.kind != "images":
         raise ValueError(
-            f"recipe: augment={recipe.augment!r} is for images, but {data.name!r} holds {data.kind}: "
-            "take augment='none'"
+            f"recipe: augment={recipe.augment!r} is for images, but {data.name!r} holds {data.kind}: take augment='none'"
         )
     if device.type == "cpu":
         keep_freed_memory()
@@ -186,8 +185,7 @@ def _check_batches(recipe: Recipe, data: DataSet) -> None:
         return
     if data.kind != "pairs":
         raise ValueError(
-            f"recipe: batch_tokens={recipe.batch_tokens} is for pairs, but {data.name!r} holds {data.kind}: "
-            "take batch_size"
+            f"recipe: batch_tokens={recipe.batch_tokens} is for pairs, but {data.name!r} holds {data.kind}: take batch_size"
         )
     longest = int(lengths_of(inputs, targets).sum(0).max())
     if longest > recipe.batch_tokens:
@@ -200,10 +198,9 @@ def _check_batches(recipe: Recipe, data: DataSet) -> None:
 class _Loop:
     """The state of one run; `run_all` carries it from wherever it stands to the end."""
 
-    def __init__(self, model, data, recipe, seed, device, checkpoint, progress, cuda_graph=False,
-                 processes=Processes()) -> None:  # fmt: skip
+    def __init__(self, model, data, recipe, seed, device, checkpoint, progress, cuda_graph=False, processes=None) -> None:
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
-        self.checkpoint, self.progress, self.processes = checkpoint, progress, processes
+        self.checkpoint, self.progress, self.processes = checkpoint, progress, processes or Processes()
         self.precision = precision_for(model, recipe.precision, device)
         self.channels_last = recipe.channels_last
         if self.channels_last == "auto":
@@ -528,4 +525,3 @@ def _named(split: str, values: dict[str, float]) -> dict[str, float]:
 def _device_name(device: torch.device, processes: int) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return name if processes == 1 else f"{processes} x {name}"
-

@@ -38,11 +38,7 @@ def _groups(parameters: list[nn.Parameter], recipe: Recipe) -> list[dict]:
     # Told by shape, not by name: gains and biases, whoever owns them, have fewer than two dimensions.
     spared = [] if recipe.decay_norms else [parameter for parameter in parameters if parameter.dim() < 2]
     decayed = parameters if recipe.decay_norms else [parameter for parameter in parameters if parameter.dim() >= 2]
-    return [
-        dict(params=params, weight_decay=decay)
-        for params, decay in ((decayed, recipe.weight_decay), (spared, 0.0))
-        if params
-    ]
+    return [dict(params=params, weight_decay=decay) for params, decay in ((decayed, recipe.weight_decay), (spared, 0.0)) if params]
 
 
 def _muon(model: nn.Module, parameters: list[nn.Parameter], recipe: Recipe) -> "Muon":
@@ -93,9 +89,11 @@ class Muon(torch.optim.AdamW):
     def __init__(self, matrices: list[nn.Parameter], groups: list[dict], recipe: Recipe) -> None:
         self.nesterov = recipe.nesterov
         super().__init__(
-            [dict(params=matrices, weight_decay=recipe.weight_decay), *groups], lr=recipe.lr,
-            betas=(recipe.momentum, recipe.beta2), capturable=matrices[0].is_cuda,
-        )  # fmt: skip
+            [dict(params=matrices, weight_decay=recipe.weight_decay), *groups],
+            lr=recipe.lr,
+            betas=(recipe.momentum, recipe.beta2),
+            capturable=matrices[0].is_cuda,
+        )
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:

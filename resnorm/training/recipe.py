@@ -71,10 +71,16 @@ class Recipe:
         for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("evaluate_every", 1), ("probe_every", 0)):
             value = getattr(self, name)
             self._require(name, type(value) is int and value >= least, f"a whole number of at least {least}")
-        self._require("batch_tokens", self.batch_tokens is None or type(self.batch_tokens) is int and self.batch_tokens > 0,
-                      "None or a whole number above 0")
-        self._require("accumulate", self.batch_tokens is not None or self.accumulate <= self.batch_size,
-                      f"at most batch_size={self.batch_size}: a part of a batch has at least one example")
+        self._require(
+            "batch_tokens",
+            self.batch_tokens is None or (type(self.batch_tokens) is int and self.batch_tokens > 0),
+            "None or a whole number above 0",
+        )
+        self._require(
+            "accumulate",
+            self.batch_tokens is not None or self.accumulate <= self.batch_size,
+            f"at most batch_size={self.batch_size}: a part of a batch has at least one example",
+        )
         for name in ("nesterov", "decay_norms", "compile"):
             self._require(name, type(getattr(self, name)) is bool, "true or false")
         self._require("channels_last", self.channels_last in (True, False, "auto"), "true, false or 'auto'")
@@ -88,14 +94,18 @@ class Recipe:
             self._require(name, _number(value) and 0 <= value < 1, "a number of at least 0 and below 1")
         self._require("clip", self.clip is None or (_number(self.clip) and self.clip > 0), "None or a number above 0")
         steps_or_fraction = type(self.warmup) is int or (_number(self.warmup) and self.warmup < 1)
-        self._require("warmup", steps_or_fraction and self.warmup >= 0,
-                      "steps (a whole number) or a fraction of the run (a number below 1)")
+        self._require(
+            "warmup", steps_or_fraction and self.warmup >= 0, "steps (a whole number) or a fraction of the run (a number below 1)"
+        )
         # JSON knows no tuples: a list is taken and kept as the tuple it was.
         if isinstance(self.milestones, list):
             object.__setattr__(self, "milestones", tuple(self.milestones))
         increasing = isinstance(self.milestones, tuple) and all(_number(m) and 0 < m < 1 for m in self.milestones)
-        self._require("milestones", increasing and list(self.milestones) == sorted(set(self.milestones)),
-                      "increasing fractions of the run, each between 0 and 1")
+        self._require(
+            "milestones",
+            increasing and list(self.milestones) == sorted(set(self.milestones)),
+            "increasing fractions of the run, each between 0 and 1",
+        )
 
     def _require(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:

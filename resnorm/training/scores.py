@@ -10,9 +10,7 @@ from resnorm.data.dataset import NOT_SCORED
 SPIKE_WINDOW, SPIKE_DEVIATIONS = 100, 7.0
 
 
-def cross_entropy(
-    logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, scored: Tensor | None = None
-) -> Tensor:
+def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, scored: Tensor | None = None) -> Tensor:
     """Mean cross-entropy in nats over the scored targets; -100 is not scored, and where none is, the loss is 0.
 
     With ``scored`` the sum over the scored targets is divided by that instead: parts of a batch, each with the number of
@@ -22,9 +20,12 @@ def cross_entropy(
     # In float32 where the model computes in less: a sum of exponentials does not survive 8 bits.
     logits = logits if logits.dtype == torch.float64 else logits.float()
     loss = functional.cross_entropy(
-        logits.flatten(0, -2), targets.flatten(), ignore_index=NOT_SCORED, label_smoothing=label_smoothing,
+        logits.flatten(0, -2),
+        targets.flatten(),
+        ignore_index=NOT_SCORED,
+        label_smoothing=label_smoothing,
         reduction="mean" if scored is None else "sum",
-    )  # fmt: skip
+    )
     # A mean of nothing is 0 / 0, and would end the run as a divergence.
     return loss.masked_fill(scored_in(targets) == 0, 0) if scored is None else loss / scored.clamp_min(1)
 

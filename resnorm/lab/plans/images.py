@@ -18,8 +18,16 @@ _IMAGES = {
     "cpu": (
         dict(name="cifar10", subset=10000),
         dict(width=16),
-        dict(epochs=6, batch_size=128, lr=0.1, schedule="one_cycle", augment="crop_flip", precision="bf16",
-             evaluate_every=2, probe_every=100),
+        dict(
+            epochs=6,
+            batch_size=128,
+            lr=0.1,
+            schedule="one_cycle",
+            augment="crop_flip",
+            precision="bf16",
+            evaluate_every=2,
+            probe_every=100,
+        ),
     ),
     "colab": (
         dict(name="cifar10", subset=20000),
@@ -30,10 +38,19 @@ _IMAGES = {
     "paper": (
         dict(name="cifar10"),
         dict(width=16),
-        dict(epochs=182, batch_size=128, lr=0.1, schedule="step", milestones=[0.5, 0.75], decay=0.1, warmup=400,
-             augment="crop_flip", probe_every=4000),
+        dict(
+            epochs=182,
+            batch_size=128,
+            lr=0.1,
+            schedule="step",
+            milestones=[0.5, 0.75],
+            decay=0.1,
+            warmup=400,
+            augment="crop_flip",
+            probe_every=4000,
+        ),
     ),
-}  # fmt: skip
+}
 # Plans with deep networks or many variants are smaller: half of the images on two cores, a quarter on a T4, and on a
 # large GPU a schedule of 40 epochs in place of the paper's 182.
 _MANY = {
@@ -48,8 +65,13 @@ _DEPTH = {"smoke": 8, "cpu": 20, "colab": 20, "paper": 110}
 
 
 def _image_sweep(
-    preset: str, seeds: Any, models: list[dict], many: bool = False, measure: tuple[str, ...] = (),
-    task: dict | None = None, recipe: dict | None = None,
+    preset: str,
+    seeds: Any,
+    models: list[dict],
+    many: bool = False,
+    measure: tuple[str, ...] = (),
+    task: dict | None = None,
+    recipe: dict | None = None,
 ) -> list[Experiment]:
     """Every model with every seed, at the preset's size; `task` and `recipe` go on top, a value of None takes one away."""
     smaller, shorter = _MANY.get(preset, ({}, {})) if many else ({}, {})
@@ -70,8 +92,9 @@ def preact_resnet20(preset: str, seeds: Any = (0,)) -> list[Experiment]:
     task = {}
     if preset in ("cpu", "colab"):
         task = dict(subset=None)
-        short = dict(epochs=16, batch_size=64, lr=0.1, warmup=0.2, weight_decay=5e-4, nesterov=True, evaluate_every=4,
-                     probe_every=0)  # fmt: skip
+        short = dict(
+            epochs=16, batch_size=64, lr=0.1, warmup=0.2, weight_decay=5e-4, nesterov=True, evaluate_every=4, probe_every=0
+        )
     depth = 8 if preset == "smoke" else 20
     return _image_sweep(preset, seeds, [dict(variant="resnet_v2", depth=depth)], task=task, recipe=short)
 
@@ -106,9 +129,15 @@ def resnet_v1(preset: str, seeds: Any = SEEDS) -> list[Experiment]:
 def conv_orders(preset: str, seeds: Any = SEEDS, depth: int | None = None) -> list[Experiment]:
     """In which order a block convolves, normalises, activates and adds.  [he2016identity]"""
     variants = (
-        "resnet_v1", "norm_after_add", "relu_before_add", "relu_only_pre", "resnet_v2", "pyramid", "conv_norm_act_add",
+        "resnet_v1",
+        "norm_after_add",
+        "relu_before_add",
+        "relu_only_pre",
+        "resnet_v2",
+        "pyramid",
+        "conv_norm_act_add",
         "conv_act_norm_add",
-    )  # fmt: skip
+    )
     models = [dict(variant=variant, depth=depth or _DEPTH[preset]) for variant in variants]
     return _image_sweep(preset, seeds, models, many=True)
 
@@ -236,9 +265,7 @@ def learning_rates(preset: str, seeds: Any = SEEDS, lrs: Any = None) -> list[Exp
     models = [dict(variant=variant, norm=norm, depth=depth) for variant, norm in pairs]
     size = {"cpu": dict(subset=2000), "colab": dict(subset=2000)}.get(preset, {})
     recipe = dict(schedule="constant", probe_every=0) | (dict(epochs=4) if preset in ("cpu", "colab") else {})
-    sweeps = (
-        _image_sweep(preset, seeds, models, many=True, task=size, recipe=dict(recipe, lr=lr)) for lr in lrs
-    )
+    sweeps = (_image_sweep(preset, seeds, models, many=True, task=size, recipe=dict(recipe, lr=lr)) for lr in lrs)
     return [one for sweep_of_one_rate in sweeps for one in sweep_of_one_rate]
 
 
@@ -281,15 +308,18 @@ def thousand_blocks(preset: str, seeds: Any = SEEDS, depths: Any = None, lrs: An
         "paper": ((10, 100, 1000), 256, 40, (0.1, 0.01)),
     }[preset]
     # Branches that keep the size of their input, to which the closed forms apply; DeepNorm draws its own.
-    models = [dict(initialisation="unit_gain", **model) for model in (
-        dict(variant="plain"),
-        dict(variant="residual", norm="none"),
-        *(dict(variant="depth_scaled", norm="none", power=power) for power in (0.25, 0.5, 1)),
-        dict(variant="rezero", norm="none"),
-        dict(variant="pre"),
-        dict(variant="depth_scaled", norm="layer", power=0.5),
-        dict(variant="post"),
-    )]  # fmt: skip
+    models = [
+        dict(initialisation="unit_gain", **model)
+        for model in (
+            dict(variant="plain"),
+            dict(variant="residual", norm="none"),
+            *(dict(variant="depth_scaled", norm="none", power=power) for power in (0.25, 0.5, 1)),
+            dict(variant="rezero", norm="none"),
+            dict(variant="pre"),
+            dict(variant="depth_scaled", norm="layer", power=0.5),
+            dict(variant="post"),
+        )
+    ]
     models.append(dict(variant="deepnorm"))
     base = Experiment(
         dict(name="digits"),
@@ -313,7 +343,10 @@ def recursive_skip(
 
 @register
 def recursive_skip_grid(
-    preset: str, seeds: Any = SEEDS, orders: Any = (1, 2, 3, 4), lambdas: Any = (0.5, 2, 4),
+    preset: str,
+    seeds: Any = SEEDS,
+    orders: Any = (1, 2, 3, 4),
+    lambdas: Any = (0.5, 2, 4),
     affines: Any = ("step", "shared", "last"),
 ) -> list[Experiment]:
     """The recursive skip by norm, order and affine map, and xSkip by its factor.  [liu2020rethinking]"""

@@ -58,11 +58,7 @@ TUNED: dict[str, float] = (
     | {"residual": 3e-4, "post": 1e-3, "layernorm_scaling": 3e-2, "denseformer": 3e-2}
 )
 # What it found in those of `newcomer_rates`.
-TUNED_NEWCOMERS: dict[str, float] = dict.fromkeys(NEWCOMERS, 1e-2) | {
-    "admin": 3e-3,
-    "hybridnorm": 1e-3,
-    "skip_after_norm": 1e-3,
-}
+TUNED_NEWCOMERS: dict[str, float] = dict.fromkeys(NEWCOMERS, 1e-2) | {"admin": 3e-3, "hybridnorm": 1e-3, "skip_after_norm": 1e-3}
 ADAMW = dict(optimizer="adamw", beta2=0.95, weight_decay=0.1, decay_norms=False, schedule="cosine", warmup=0.1, clip=1)
 _SIZES: dict[str, tuple[dict, dict, dict]] = {
     "smoke": (
@@ -112,9 +108,8 @@ def _experiment(preset: str, settings: dict[str, Any], rate: float, seed: int, *
     one = variant(settings["variant"])
     last = ("layers",) if one.stream is None else ("mixing",) if "hyper" in one.name else ()
     return Experiment(
-        task, dict(name="transformer_lm", **model, **settings), ADAMW | sized | recipe | dict(lr=rate), seed,
-        ("activations", *last),
-    )  # fmt: skip
+        task, dict(name="transformer_lm", **model, **settings), ADAMW | sized | recipe | dict(lr=rate), seed, ("activations", *last)
+    )
 
 
 def _chosen(placements: Any, known: dict[str, dict[str, Any]]) -> list[str]:

@@ -42,10 +42,7 @@ def warm_up(preset: str, seeds: Any = SEEDS, lrs: Any = None) -> list[Experiment
 
 
 # Task and network of the two plans below at the sizes of two cores.
-_NARROW = (
-    dict(name="tiny_shakespeare", context=32, subset=6400, validation=0.02, test=0.02),
-    dict(width=32, heads=2),
-)
+_NARROW = (dict(name="tiny_shakespeare", context=32, subset=6400, validation=0.02, test=0.02), dict(width=32, heads=2))
 
 
 @register
@@ -61,20 +58,8 @@ def depth_stability(preset: str, seeds: Any = SEEDS, depths: Any = None, lrs: An
             (0, 0.25),
         ),
         # So small that Post-Norm's edge, from all runs that learn to none, lies between 4 and 12 layers.
-        "cpu": (
-            *_NARROW,
-            dict(epochs=1, batch_size=16, precision="fp32"),
-            (4, 6, 8, 12, 20, 48),
-            (1e-3, 3e-3, 1e-2),
-            (0, 0.25),
-        ),
-        "colab": (
-            *_NARROW,
-            dict(epochs=1, batch_size=16, precision="fp32"),
-            (4, 8, 12),
-            (3e-3, 1e-2),
-            (0, 0.25),
-        ),
+        "cpu": (*_NARROW, dict(epochs=1, batch_size=16, precision="fp32"), (4, 6, 8, 12, 20, 48), (1e-3, 3e-3, 1e-2), (0, 0.25)),
+        "colab": (*_NARROW, dict(epochs=1, batch_size=16, precision="fp32"), (4, 8, 12), (3e-3, 1e-2), (0, 0.25)),
         "paper": (
             dict(name="tiny_shakespeare", context=256),
             dict(width=256, heads=8),
@@ -100,13 +85,7 @@ def warm_up_steps(preset: str, seeds: Any = SEEDS, depths: Any = None, lrs: Any 
             (0, 3, 30),
         ),
         # Four times as many steps as in `depth_stability`: 1,600.
-        "cpu": (
-            *_NARROW,
-            dict(epochs=4, batch_size=16, precision="fp32", evaluate_every=2),
-            (6, 12),
-            (1e-3, 3e-3),
-            (0, 100, 1000),
-        ),
+        "cpu": (*_NARROW, dict(epochs=4, batch_size=16, precision="fp32", evaluate_every=2), (6, 12), (1e-3, 3e-3), (0, 100, 1000)),
         "colab": (
             *_NARROW,
             dict(epochs=4, batch_size=16, precision="fp32", evaluate_every=2),
@@ -133,8 +112,10 @@ def _stability(
     optimizer = dict(optimizer="adamw", weight_decay=0.01, schedule="cosine")
     base = Experiment(task, dict(name="transformer_lm", **model), optimizer | recipe)
     grid = {
-        "seed": check_seeds(seeds), "model.variant": ["pre", "post"], "recipe.warmup": warmups,
+        "seed": check_seeds(seeds),
+        "model.variant": ["pre", "post"],
+        "recipe.warmup": warmups,
         "model.depth": integers("depths", own_depths if depths is None else depths, least=1),
         "recipe.lr": positive("lrs", own_lrs if lrs is None else lrs),
-    }  # fmt: skip
+    }
     return sweep(base, grid)

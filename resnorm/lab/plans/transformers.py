@@ -8,10 +8,7 @@ from resnorm.lab.plans.registry import SEEDS, check_seeds, positive, register
 
 # Each placement at the better of two learning rates, 1e-3 and 3e-3, by the validation loss of one short run of seed 0:
 # as much effort for the one as for the other. ViT: two epochs of the cpu preset; BERT: 6,400 of its windows, once.
-_RATES = {
-    "vit": {"pre": 1e-3, "post": 1e-3},
-    "bert": {"pre": 3e-3, "post": 1e-3},
-}
+_RATES = {"vit": {"pre": 1e-3, "post": 1e-3}, "bert": {"pre": 3e-3, "post": 1e-3}}
 
 
 def _pre_and_post(model: dict, task: dict, recipe: dict, seeds: Any, lrs: Any) -> list[Experiment]:

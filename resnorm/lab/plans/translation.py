@@ -11,9 +11,7 @@ from resnorm.lab.record import Record
 
 # The optimiser of the first Transformer [vaswani2017attention], with a limit on the gradient's norm; the peak of its
 # schedule and the warm-up are fixed for each size. One peak serves all variants, with the exceptions that `peaks` names.
-_ADAM = dict(
-    optimizer="adamw", momentum=0.9, beta2=0.98, weight_decay=0, schedule="inverse_sqrt", label_smoothing=0.1, clip=1,
-)  # fmt: skip
+_ADAM = dict(optimizer="adamw", momentum=0.9, beta2=0.98, weight_decay=0, schedule="inverse_sqrt", label_smoothing=0.1, clip=1)
 _NUMBERS = dict(limit=400, validation=0.05, test=0.25)
 # Model, what makes another of about three times the parameters, and recipe. Only the published size has dropout: a few
 # passes over the data do not overfit.
@@ -65,6 +63,7 @@ def _translation(
         _ADAM | size | recipe,
         measure=("samples", "translation"),
     )
+
     def peak(one: Experiment) -> float:
         kind = "larger" if one.model["width"] == larger["width"] else one.model["variant"]
         return peaks.get(kind, one.recipe["lr"])

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from resnorm.lab.record import Record
 
 
-def lowest_rates(
-    records: list[Record], name: Callable[[Record], str], score: Callable[[Record], float]
-) -> dict[str, float]:
+def lowest_rates(records: list[Record], name: Callable[[Record], str], score: Callable[[Record], float]) -> dict[str, float]:
     """The learning rate of each name's run with the lowest score; none where every score is infinite."""
     found: dict[str, tuple[float, float]] = {}
     for record in records:

@@ -121,9 +121,7 @@ def _family(model: nn.Module, source: Source) -> tuple[Family, Source]:
     )
 
 
-def _matched(
-    family: Family, model: nn.Module, source: Source, own: dict[str, Tensor], head: str, advice: str
-) -> dict[str, Tensor]:
+def _matched(family: Family, model: nn.Module, source: Source, own: dict[str, Tensor], head: str, advice: str) -> dict[str, Tensor]:
     """Their tensors under our names, in our shapes."""
     short = our_names(model)
     slots = {name: path for name, path in short.items() if head == "load" or not name.startswith(family.head)}

@@ -54,12 +54,14 @@ CONFIGURATION = Configuration(
         "is_encoder_decoder": Only(False),
         "tie_word_embeddings": Only(True),
     },
-    shaped=(
-        "vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings", "type_vocab_size",
-    ),
+    shaped=("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings", "type_vocab_size"),
     # Left in the files of the multilingual models, and read by nobody.
     neutral=(
-        "directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head",
+        "directionality",
+        "pooler_fc_size",
+        "pooler_num_attention_heads",
+        "pooler_num_fc_layers",
+        "pooler_size_per_head",
         "pooler_type",
     ),
     others={
@@ -69,7 +71,7 @@ CONFIGURATION = Configuration(
         "camembert": "CamemBERT's positions start at 2",
         "big_bird": "BigBird attends to blocks of tokens",
     },
-)  # fmt: skip
+)
 
 
 def differences(model: Bert, source: Source) -> Iterator[str]:
@@ -87,9 +89,12 @@ def call(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> str
     vocabulary, width = tensors["bert.embeddings.word_embeddings.weight"].shape
     told = config or {}
     options = dict(
-        vocabulary=vocabulary, context=len(tensors["bert.embeddings.position_embeddings.weight"]),
-        depth=count(tensors, r"bert\.encoder\.layer\.(\d+)\."), width=width, heads=told.get("num_attention_heads", "..."),
-    )  # fmt: skip
+        vocabulary=vocabulary,
+        context=len(tensors["bert.embeddings.position_embeddings.weight"]),
+        depth=count(tensors, r"bert\.encoder\.layer\.(\d+)\."),
+        width=width,
+        heads=told.get("num_attention_heads", "..."),
+    )
     segments = len(tensors.get("bert.embeddings.token_type_embeddings.weight", "12"))
     units = len(tensors["bert.encoder.layer.0.intermediate.dense.weight"])
     if segments != 2:
@@ -105,9 +110,15 @@ def call(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> str
 
 FAMILIES = (
     Family(
-        name="Hugging Face's BERT", ours=Bert,
+        name="Hugging Face's BERT",
+        ours=Bert,
         signature=("bert.embeddings.word_embeddings.weight", "bert.encoder.layer.0.attention.output.LayerNorm.weight"),
-        base="bert.", table=TABLE, place=layers.place, call=call, configured=True, inputs=tokens,
+        base="bert.",
+        table=TABLE,
+        place=layers.place,
+        call=call,
+        configured=True,
+        inputs=tokens,
         # The pooler and the prediction of the next sentence stand beside the head that we have.
         ignored=(r"bert\.pooler\..*", r"cls\.seq_relationship\..*", r"bert\.embeddings\.(position|token_type)_ids"),
         heads=(r"classifier\..*", r"qa_outputs\..*"),
@@ -115,6 +126,7 @@ FAMILIES = (
             "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
             "cls.predictions.decoder.bias": "cls.predictions.bias",
         },
-        differences=differences, unchecked=lambda model, source: CONFIGURATION.silent,
+        differences=differences,
+        unchecked=lambda model, source: CONFIGURATION.silent,
     ),
-)  # fmt: skip
+)

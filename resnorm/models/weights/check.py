@@ -39,7 +39,7 @@ def _value(value: Any) -> Any:
 
 def outputs(
     ours: nn.Module, theirs: nn.Module, loaded: dict[str, Tensor], inputs: tuple, head: tuple[str, str | None] | None
-) -> float:  # fmt: skip
+) -> float:
     """The largest difference of the outputs of both for one input, as a share of the largest output.
 
     `loaded`: the tensors that ours would have. `head`: the names of both heads, where the inputs of those are compared; None

@@ -56,9 +56,14 @@ def call(tensors: dict[str, Tensor]) -> str:
 
 FAMILIES = (
     Family(
-        name="torchvision's or timm's DenseNet", ours=DenseNet,
+        name="torchvision's or timm's DenseNet",
+        ours=DenseNet,
         signature=("features.conv0.weight", "features.transition1.conv.weight"),
-        table=TABLE, place=place, call=call, inputs=image, differences=differences,
+        table=TABLE,
+        place=place,
+        call=call,
+        inputs=image,
+        differences=differences,
         unchecked=lambda model, source: "the norms' eps, the activation and the pooling before the head",
     ),
-)  # fmt: skip
+)

@@ -41,10 +41,18 @@ CONFIGURATION = Configuration(
     shaped=("vocab_size", "n_positions", "n_ctx", "n_embd", "n_layer", "n_inner", "tie_word_embeddings"),
     neutral=(
         # Scores in another order of operations and in 32 bits: the same function.
-        "reorder_and_upcast_attn", "resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_type", "summary_use_proj",
-        "summary_activation", "summary_proj_to_labels", "summary_first_dropout", "predict_special_tokens",
+        "reorder_and_upcast_attn",
+        "resid_pdrop",
+        "embd_pdrop",
+        "attn_pdrop",
+        "summary_type",
+        "summary_use_proj",
+        "summary_activation",
+        "summary_proj_to_labels",
+        "summary_first_dropout",
+        "predict_special_tokens",
     ),
-)  # fmt: skip
+)
 
 
 def differences(model: TransformerLM, source: Source) -> Iterator[str]:
@@ -63,9 +71,12 @@ def call(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> str
     vocabulary, width = tensors["transformer.wte.weight"].shape
     told = config or {}
     options = dict(
-        vocabulary=vocabulary, context=len(tensors["transformer.wpe.weight"]), depth=count(tensors, r"transformer\.h\.(\d+)\."),
-        width=width, heads=told.get("n_head", "..."),
-    )  # fmt: skip
+        vocabulary=vocabulary,
+        context=len(tensors["transformer.wpe.weight"]),
+        depth=count(tensors, r"transformer\.h\.(\d+)\."),
+        width=width,
+        heads=told.get("n_head", "..."),
+    )
     units = tensors["transformer.h.0.mlp.c_fc.weight"].shape[-1]
     if units != 4 * width:
         options["expansion"] = f"{units} / {width}"
@@ -79,11 +90,19 @@ def call(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> str
 
 FAMILIES = (
     Family(
-        name="Hugging Face's GPT-2", ours=TransformerLM,
+        name="Hugging Face's GPT-2",
+        ours=TransformerLM,
         signature=("transformer.wte.weight", "transformer.wpe.weight", "transformer.h.0.attn.c_attn.weight"),
-        base="transformer.", table=TABLE, place=layers.place, call=call, configured=True, inputs=decoder.tokens, tied=tied,
+        base="transformer.",
+        table=TABLE,
+        place=layers.place,
+        call=call,
+        configured=True,
+        inputs=decoder.tokens,
+        tied=tied,
         heads=decoder.HEADS,
         ignored=(r"transformer\.h\.\d+\.attn\.(masked_)?bias",),  # the masks of older files
-        differences=differences, unchecked=lambda model, source: CONFIGURATION.silent,
+        differences=differences,
+        unchecked=lambda model, source: CONFIGURATION.silent,
     ),
-)  # fmt: skip
+)

@@ -80,9 +80,12 @@ def call(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> str
     vocabulary, width = tensors["gpt_neox.embed_in.weight"].shape
     told = config or {}
     options = dict(
-        vocabulary=vocabulary, context=told.get("max_position_embeddings", "..."),
-        depth=count(tensors, r"gpt_neox\.layers\.(\d+)\."), width=width, heads=told.get("num_attention_heads", "..."),
-    )  # fmt: skip
+        vocabulary=vocabulary,
+        context=told.get("max_position_embeddings", "..."),
+        depth=count(tensors, r"gpt_neox\.layers\.(\d+)\."),
+        width=width,
+        heads=told.get("num_attention_heads", "..."),
+    )
     units = len(tensors.get("gpt_neox.layers.0.mlp.dense_h_to_4h.weight", ()))
     if units != 4 * width:
         options["expansion"] = f"{units} / {width}"
@@ -108,11 +111,20 @@ def call(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> str
 
 FAMILIES = (
     Family(
-        name="Hugging Face's GPT-NeoX", ours=TransformerLM,
+        name="Hugging Face's GPT-NeoX",
+        ours=TransformerLM,
         signature=("gpt_neox.embed_in.weight", "gpt_neox.layers.0.attention.query_key_value.weight"),
-        base="gpt_neox.", table=TABLE, place=layers.place, call=call, configured=True, inputs=decoder.tokens, tied=tied,
+        base="gpt_neox.",
+        table=TABLE,
+        place=layers.place,
+        call=call,
+        configured=True,
+        inputs=decoder.tokens,
+        tied=tied,
         heads=decoder.HEADS,
         ignored=(r"gpt_neox\.layers\.\d+\.attention\.((masked_)?bias|rotary_emb\.inv_freq)",),
-        prepare=prepare, differences=differences, unchecked=lambda model, source: CONFIGURATION.silent,
+        prepare=prepare,
+        differences=differences,
+        unchecked=lambda model, source: CONFIGURATION.silent,
     ),
-)  # fmt: skip
+)

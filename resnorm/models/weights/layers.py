@@ -23,7 +23,7 @@ INSIDE = {SelfAttention: {"query_key_value", "output"}, MLP: {"hidden", "dropout
 
 def differences(
     model: nn.Module, words: tuple[str, ...], norm: type[nn.Module], causal: bool, inside: Iterable[str] = ()
-) -> Iterator[str]:  # fmt: skip
+) -> Iterator[str]:
     """One reason for each way in which our model is not layers of one of the words with norms of one class.
 
     `inside`: the norms that the attention may have. What only acts in training, dropout and drop path, may stand in the word.

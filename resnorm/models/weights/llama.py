@@ -73,7 +73,13 @@ CONFIGURATION = Configuration(
         "is_encoder_decoder": Only(False),
     },
     shaped=(
-        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "attention_bias", "mlp_bias", "tie_word_embeddings",
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "attention_bias",
+        "mlp_bias",
+        "tie_word_embeddings",
     ),
     # Rotary positions need no table, and so the longest text is only a promise.
     neutral=("max_position_embeddings", "is_llama_config", "transformers.js_config"),
@@ -88,13 +94,15 @@ CONFIGURATION = Configuration(
         "ministral3": "Ministral 3 scales its queries by their positions",
         "eurobert": "EuroBERT attends to later tokens too",
     },
-)  # fmt: skip
+)
 OLMO2_CONFIGURATION = replace(
-    CONFIGURATION, types=("olmo2",), others={"olmo3": "OLMo 3 attends to a window in most layers"},
+    CONFIGURATION,
+    types=("olmo2",),
+    others={"olmo3": "OLMo 3 attends to a window in most layers"},
     fields=CONFIGURATION.fields | {"rms_norm_eps": Told("eps", 1e-5)},
     silent="the number of heads, eps, the activation, the base and scaling of the rotary positions, and whether these are the "
     "names of OLMo 3, which attends to a window",
-)  # fmt: skip
+)
 
 
 def differences(word: str, configuration: Configuration, model: TransformerLM, source: Source) -> Iterator[str]:
@@ -152,9 +160,12 @@ def call(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> str
     if each is None and heads != "...":
         each = queries // heads
     options = dict(
-        vocabulary=vocabulary, context=told.get("max_position_embeddings", "..."), depth=count(tensors, r"model\.layers\.(\d+)\."),
-        width=width, heads=heads,
-    )  # fmt: skip
+        vocabulary=vocabulary,
+        context=told.get("max_position_embeddings", "..."),
+        depth=count(tensors, r"model\.layers\.(\d+)\."),
+        width=width,
+        heads=heads,
+    )
     if keys != queries:
         options["key_value_heads"] = keys // each if each else f"heads // {queries // keys}" if keys and heads == "..." else "..."
     if queries != width or (each and heads != "..." and each * heads != width):
@@ -180,15 +191,24 @@ def call(tensors: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> str
 
 FAMILIES = tuple(
     Family(
-        name=name, ours=TransformerLM,
+        name=name,
+        ours=TransformerLM,
         signature=("model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", f"model.layers.0.{norm}.weight"),
-        base="model.", table=table, place=layers.place, call=call, configured=True, inputs=decoder.tokens, tied=tied,
+        base="model.",
+        table=table,
+        place=layers.place,
+        call=call,
+        configured=True,
+        inputs=decoder.tokens,
+        tied=tied,
         heads=decoder.HEADS,
-        ignored=(FREQUENCIES,), prepare=prepare, differences=partial(differences, word, configuration),
+        ignored=(FREQUENCIES,),
+        prepare=prepare,
+        differences=partial(differences, word, configuration),
         unchecked=lambda model, source, configuration=configuration: configuration.silent,
     )
     for name, norm, table, word, configuration in (
         ("Hugging Face's Llama, Mistral, Qwen2 or Qwen3", "input_layernorm", LLAMA, "nAa nMa", CONFIGURATION),
         ("Hugging Face's OLMo 2", "post_feedforward_layernorm", OLMO2, "Ana Mna", OLMO2_CONFIGURATION),
     )
-)  # fmt: skip
+)

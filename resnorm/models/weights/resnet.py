@@ -70,11 +70,7 @@ CONFIGURATION = Configuration(
     types=("resnet",),
     silent="the activation, and which convolutions have the strides",
     facts=lambda model: {},
-    fields={
-        "hidden_act": Only("relu"),
-        "downsample_in_first_stage": Only(False),
-        "downsample_in_bottleneck": Only(False),
-    },
+    fields={"hidden_act": Only("relu"), "downsample_in_first_stage": Only(False), "downsample_in_bottleneck": Only(False)},
     shaped=("depths", "embedding_size", "hidden_sizes", "layer_type", "num_channels"),
     neutral=("out_features", "out_indices", "stage_names"),
 )
@@ -87,7 +83,7 @@ def image(model: ResNet) -> tuple[Tensor]:
 
 def layers(
     model: ResNet, words: tuple[str, ...], tensors: dict[str, Tensor], norm: str, standardised: bool = False
-) -> Iterator[str]:  # fmt: skip
+) -> Iterator[str]:
     """One reason for each way in which our model is not blocks of these words, plain sums, with the norm of the weights.
 
     `standardised`: filters may be, and the stem's padding may be of zeros, as in BiT.
@@ -251,17 +247,35 @@ def _classes(tensors: dict[str, Tensor], name: str) -> str:
 
 FAMILIES = (
     Family(
-        name="torchvision's or timm's ResNet", ours=ResNet, signature=("bn1.weight", "layer1.0.conv1.weight"),
-        table=V1, call=call_v1, told=told_v1, inputs=image, differences=differences_v1, unchecked=unchecked_v1,
+        name="torchvision's or timm's ResNet",
+        ours=ResNet,
+        signature=("bn1.weight", "layer1.0.conv1.weight"),
+        table=V1,
+        call=call_v1,
+        told=told_v1,
+        inputs=image,
+        differences=differences_v1,
+        unchecked=unchecked_v1,
     ),
     Family(
-        name="timm's ResNetV2 or BiT", ours=ResNet,
+        name="timm's ResNetV2 or BiT",
+        ours=ResNet,
         signature=("stages.0.blocks.0.conv1.weight", "stages.0.blocks.0.conv2.weight"),
-        table=V2, call=call_v2, inputs=image, differences=differences_v2, unchecked=unchecked_v2,
+        table=V2,
+        call=call_v2,
+        inputs=image,
+        differences=differences_v2,
+        unchecked=unchecked_v2,
     ),
     Family(
-        name="Hugging Face's ResNet", ours=ResNet, signature=("resnet.embedder.embedder.convolution.weight",), base="resnet.",
-        table=HUGGING_FACE, call=call_hugging_face, inputs=image, differences=differences_hugging_face,
+        name="Hugging Face's ResNet",
+        ours=ResNet,
+        signature=("resnet.embedder.embedder.convolution.weight",),
+        base="resnet.",
+        table=HUGGING_FACE,
+        call=call_hugging_face,
+        inputs=image,
+        differences=differences_hugging_face,
         unchecked=lambda model, source: CONFIGURATION.silent,
     ),
-)  # fmt: skip
+)

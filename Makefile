@@ -1,4 +1,4 @@
-# Two commands matter: `make book` and `make test`. Both install into .venv first, when they have to.
+# Three commands matter: `make book`, `make test` and `make lint`. They install into .venv first, when they have to.
 # REQUIREMENTS=requirements/floor.txt (newest.txt, colab.txt) installs other versions, each into a folder of its own.
 
 PYTHON ?= python3

@@ -156,4 +156,6 @@ def test_workflows_are_pinned_and_call_make_only(path):
 def test_ci_runs_the_commands_of_the_readme():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     commands = [line for line in (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines() if line.startswith("make")]
-    assert commands == ["make book", "make lint", "make test"] and all(re.search(rf"^{command} ", readme, re.MULTILINE) for command in commands)
+    assert commands == ["make book", "make lint", "make test"] and all(
+        re.search(rf"^{command} ", readme, re.MULTILINE) for command in commands
+    )

@@ -229,11 +229,12 @@ def test_the_live_store_forgets_records_of_another_source(tmp_path, monkeypatch)
 
 def test_source_hash_follows_what_trains_and_ignores_what_draws(tmp_path, monkeypatch):
     (tmp_path / "lab" / "plans").mkdir(parents=True)
-    for name in ("norms.py", "plots.py", "lab/plans/images.py", "lab/running.py"):
+    (tmp_path / "plots").mkdir()
+    for name in ("norms.py", "plots/lines.py", "lab/plans/images.py", "lab/running.py"):
         (tmp_path / name).write_text("pass\n")
     monkeypatch.setattr(record_module, "PACKAGE", tmp_path)
     hashes = []
-    for name in ("norms.py", "plots.py", "lab/plans/images.py", "lab/running.py"):
+    for name in ("norms.py", "plots/lines.py", "lab/plans/images.py", "lab/running.py"):
         before = record_module.source_hash.__wrapped__()
         (tmp_path / name).write_text("changed = 1\n")
         hashes.append(record_module.source_hash.__wrapped__() != before)

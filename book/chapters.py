@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
@@ -47,9 +48,18 @@ class Project:
 
     @property
     def chapters(self) -> list[str]:
-        """The chapters' names, in reading order."""
-        text = (self.root / "_toc.yml").read_text(encoding="utf-8")
-        return re.findall(r"^\s*-?\s*file:\s*notebooks/(\w+)\s*$", text, re.MULTILINE)
+        """The chapters' names, in reading order. Raises BuildError for an order that cannot be read."""
+        try:
+            toc = yaml.safe_load((self.root / "_toc.yml").read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise BuildError(f"_toc.yml is no YAML: {error}") from None
+        if not isinstance(toc, dict):
+            raise BuildError(f"_toc.yml is a {type(toc).__name__}; it needs `format`, `root` and `parts` or `chapters`")
+        names = [Path(page).stem for page in _pages_of(toc, self.root) if Path(page).parent == Path("notebooks")]
+        for name in names:
+            if (times := names.count(name)) > 1:
+                raise BuildError(f"_toc.yml lists notebooks/{name} {times} times; list it once")
+        return names
 
     @property
     def claims(self) -> list[dict]:
@@ -60,6 +70,19 @@ class Project:
         if not path.exists():
             raise BuildError(f"notebooks/{chapter}.ipynb does not exist, but _toc.yml lists it; add it, or take it off the list")
         return path
+
+
+def _pages_of(entry: object, root: Path) -> Iterator[str]:
+    """The files of a table of contents and of all that is below it, in reading order."""
+    if isinstance(entry, dict):
+        if isinstance(page := entry.get("root") or entry.get("file"), str):
+            yield page
+        if isinstance(pattern := entry.get("glob"), str):
+            yield from (path.relative_to(root).as_posix() for path in sorted(root.glob(pattern)))
+        entry = list(entry.values())
+    if isinstance(entry, list):
+        for part in entry:
+            yield from _pages_of(part, root)
 
 
 def stored_repository(root: Path) -> str:
@@ -82,11 +105,21 @@ def normalised(notebook: nbformat.NotebookNode, chapter: str, repository: str, b
     for index, cell in enumerate(notebook.cells):
         source = COLAB.sub(f"colab.research.google.com/github/{repository}/blob/{branch}/notebooks/{chapter}.ipynb", cell.source)
         source = INSTALL.sub(f"git+https://github.com/{repository}", source)
-        metadata = {key: cell.metadata[key] for key in ("tags", "cellView") if cell.metadata.get(key)}
-        make = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell}[cell.cell_type]
-        cells.append(make(source, metadata=metadata, id=cell.get("id") or f"cell-{index}"))
+        metadata = {key: cell.metadata[key] for key in ("tags", "cellView", "raw_mimetype") if cell.metadata.get(key)}
+        attachments = {"attachments": cell.attachments} if cell.get("attachments") else {}
+        make = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell, "raw": nbformat.v4.new_raw_cell}
+        cells.append(make[cell.cell_type](source, metadata=metadata, id=cell.get("id") or f"cell-{index}", **attachments))
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    """A stored notebook. Raises BuildError naming a file that is none."""
+    try:
+        return nbformat.read(path, 4)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error)[:100]}"
+        raise BuildError(f"notebooks/{path.name} is no notebook ({reason}); repair its JSON, or take it from git again") from None
 
 
 def normalise(project: Project) -> list[str]:
@@ -94,12 +127,12 @@ def normalise(project: Project) -> list[str]:
     changed = []
     for path in sorted((project.root / "notebooks").glob("*.ipynb")):
         before = path.read_text(encoding="utf-8")
-        notebook = normalised(
-            nbformat.reads(before, 4), path.stem, stored_repository(project.root), project.config["repository"]["branch"]
-        )
-        after = nbformat.writes(notebook) + "\n"
+        branch = project.config["repository"]["branch"]
+        after = nbformat.writes(normalised(read(path), path.stem, stored_repository(project.root), branch)) + "\n"
         if after != before:
-            path.write_text(after, encoding="utf-8")
+            part = path.with_suffix(".part")
+            part.write_text(after, encoding="utf-8")
+            os.replace(part, path)
             changed.append(path.name)
     return changed
 
@@ -122,8 +155,12 @@ def files_under(folder: Path, *patterns: str) -> list[Path]:
 
 def execution_key(project: Project, chapter: str, preset: str) -> str:
     """What an execution depends on: cells, parameters, package, installed versions, committed records, its claims."""
-    notebook = nbformat.read(project.notebook(chapter), 4)
-    cells = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in notebook.cells]
+    notebook = read(project.notebook(chapter))
+    # What is pasted into a cell, too: the page shows the executed notebook.
+    cells = [
+        [cell.cell_type, cell.source, cell.metadata.get("tags", []), *filter(None, [cell.get("attachments")])]
+        for cell in notebook.cells
+    ]
     claims = [claim for claim in project.claims if claim["chapter"] == chapter]
     paths = files_under(project.root / "resnorm", "*.py", "*.cpp") + files_under(project.root / "results", "*.json")
     # requirements/colab.txt installs others than requirements.txt says.
@@ -135,20 +172,46 @@ def execution_key(project: Project, chapter: str, preset: str) -> str:
 
 
 def parameters(notebook: nbformat.NotebookNode, preset: str) -> dict:
-    """The parameters to pass: the preset, where the notebook has one and its default is another."""
-    cell = next((cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])), None)
-    if cell is None:
-        raise BuildError("has no cell tagged 'parameters'; add one, empty if there is nothing to choose")
-    defaults = {
-        target.id: node.value
-        for node in ast.parse(cell.source).body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    if "preset" not in defaults or ast.literal_eval(defaults["preset"]) == preset:
-        return {}
-    return {"preset": preset}
+    """The parameters to pass: the preset, where the notebook has one and its default is another. Raises BuildError."""
+    stored = defaults(notebook)
+    return {} if stored.get("preset", preset) == preset else {"preset": preset}
+
+
+def defaults(notebook: nbformat.NotebookNode) -> dict:
+    """The parameters of a notebook with their defaults.
+
+    Raises BuildError unless one code cell is tagged 'parameters' and holds nothing but literals under names: what cannot be
+    read could not be replaced either, and the chapter would run at another size than was asked for.
+    """
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", [])]
+    if not cells:
+        raise BuildError("no code cell is tagged 'parameters'; add one, empty if there is nothing to choose")
+    if len(cells) > 1:
+        raise BuildError(f"{len(cells)} cells are tagged 'parameters'; papermill reads the first alone: join them")
+    source = cells[0].source
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError as error:
+        text = (source.splitlines() or [""])[(error.lineno or 1) - 1].strip()
+        raise BuildError(
+            f"the cell of parameters is at line {error.lineno}, `{text}`, no Python; magics go into the cell after it"
+        ) from None
+    found: dict = {}
+    for node in statements:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        try:
+            value = ast.literal_eval(getattr(node, "value", None) or node)
+        except ValueError:
+            targets = []
+        if len(targets) != 1 or not isinstance(targets[0], ast.Name) or isinstance(node, ast.AugAssign):
+            raise BuildError(
+                f"the cell of parameters has `{ast.unparse(node)}`; write each parameter as NAME = LITERAL, and compute in the "
+                "cell after it"
+            )
+        if targets[0].id in found:
+            raise BuildError(f"the cell of parameters sets {targets[0].id} twice; set it once")
+        found[targets[0].id] = value
+    return found
 
 
 def last_execution(project: Project, chapter: str) -> Path | None:
@@ -158,7 +221,16 @@ def last_execution(project: Project, chapter: str) -> Path | None:
 
 def execute_all(project: Project, chapters: list[str], preset: str, fresh: bool, processes: int, strict: bool) -> dict[str, Path]:
     """Execute what has changed, several at a time; return each chapter's folder. Raises BuildError."""
-    keys = {chapter: _located(chapter, execution_key, project, chapter, preset) for chapter in chapters}
+    keys, refused = {}, []
+    for chapter in chapters:
+        try:
+            check_sources(read(project.notebook(chapter)), chapter)
+            keys[chapter] = execution_key(project, chapter, preset)
+        except BuildError as error:
+            named = str(error).startswith("notebooks/")
+            refused.append(str(error) if named else f"notebooks/{chapter}.ipynb: {error}")
+    if refused:
+        raise BuildError("\n\n".join(refused))
     folders = {chapter: project.build / "executed" / chapter / key for chapter, key in keys.items()}
     pending = [chapter for chapter in chapters if fresh or not folders[chapter].exists()]
     if fresh:
@@ -188,16 +260,10 @@ def execute_all(project: Project, chapters: list[str], preset: str, fresh: bool,
     return folders
 
 
-def _located(chapter, function, *arguments):
-    try:
-        return function(*arguments)
-    except BuildError as error:
-        raise BuildError(f"notebooks/{chapter}.ipynb {error}") from None
-
-
 def _execute(project: Project, chapter: str, preset: str, folder: Path, threads: int, strict: bool) -> tuple[str, str | None]:
     """Execute one notebook in its own process; return a line for the log, and what failed."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
 
     started = time.monotonic()
@@ -224,17 +290,20 @@ def _execute(project: Project, chapter: str, preset: str, folder: Path, threads:
             str(part / "notebook.ipynb"),
             kernel_name="python3",
             cwd=str(part / "work"),
-            parameters=parameters(nbformat.read(project.notebook(chapter), 4), preset),
+            parameters=parameters(read(project.notebook(chapter)), preset),
             progress_bar=False,
             # Sockets in the file system: nobody else on the machine can listen, and ipykernel does not warn.
             config=Config(KernelManager={"transport": "ipc"}),
         )
+        check_executed(nbformat.read(part / "notebook.ipynb", 4), chapter)
         notes = check_outputs(nbformat.read(part / "notebook.ipynb", 4), chapter, strict)
         check_verdicts(project, chapter, part / "claims")
     except BuildError as error:
         failure = str(error)
     except papermill.exceptions.PapermillExecutionError as error:
         failure = describe_failure(nbformat.read(part / "notebook.ipynb", 4), chapter, error)
+    except DeadKernelError:
+        failure = describe_dead_kernel(nbformat.read(part / "notebook.ipynb", 4), chapter)
     except Exception as error:
         failure = f"notebooks/{chapter}.ipynb could not be executed: {type(error).__name__}: {error}"
     shutil.rmtree(part / "work", ignore_errors=True)
@@ -246,6 +315,61 @@ def _execute(project: Project, chapter: str, preset: str, folder: Path, threads:
             shutil.rmtree(old)
     os.replace(part, folder)
     return "\n".join([f"  {chapter}: executed in {seconds}", *notes]), None
+
+
+# -------------------------------------------------------------------------------- every cell is executed
+
+
+def syntax(source: str) -> ast.Module | None:
+    """The syntax of a code cell, with `pass` in place of IPython's own lines; None where it is no Python."""
+    try:
+        return ast.parse(re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source))
+    except SyntaxError:
+        return None
+
+
+def check_sources(notebook: nbformat.NotebookNode, chapter: str) -> None:
+    """Refuse `exit()` and `quit()`: IPython ends the kernel a little later, in whichever cell then runs, or after the last."""
+    for index, cell in stored_cells(notebook):
+        tree = syntax(cell.source) if cell.cell_type == "code" else None
+        for node in ast.walk(tree or ast.Module([], [])):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("exit", "quit"):
+                raise BuildError(
+                    f"{_cell(chapter, index, cell)}\n  calls {node.func.id}(), which ends the kernel under the cells that follow; "
+                    "put them under a condition, or raise an error that says what is wrong"
+                )
+
+
+def check_executed(notebook: nbformat.NotebookNode, chapter: str) -> None:
+    """Refuse a chapter of which a cell was not executed, or ended in an error that papermill lets pass: SystemExit."""
+    for index, cell in stored_cells(notebook):
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        if errors := [output.ename for output in cell.outputs if output.output_type == "error"]:
+            raise BuildError(
+                f"{_cell(chapter, index, cell)}\n  raised {errors[0]}: {_left(notebook, index)}; put what may be left out under a "
+                "condition, or raise an error that says what is wrong"
+            )
+        if cell.execution_count is None:
+            raise BuildError(f"{_cell(chapter, index, cell)}\n  was not executed; remove a tag like skip-execution")
+
+
+def describe_dead_kernel(notebook: nbformat.NotebookNode, chapter: str) -> str:
+    """Where the kernel was last seen, and how much it has left undone."""
+    cells = stored_cells(notebook)
+    index, cell = next(((index, cell) for index, cell in reversed(cells) if cell.get("execution_count")), cells[0])
+    return (
+        f"{_cell(chapter, index, cell)}\n  the kernel ended in this cell or in one before it: {_left(notebook, index)}; look for "
+        "os._exit(), a crash of a library (kernel.log beside the notebook), or too little memory"
+    )
+
+
+def _left(notebook: nbformat.NotebookNode, index: int) -> str:
+    count = sum(
+        place > index and cell.cell_type == "code" and bool(cell.source.strip()) and cell.execution_count is None
+        for place, cell in stored_cells(notebook)
+    )
+    return f"{count} later cell{' was' if count == 1 else 's were'} not executed"
 
 
 # -------------------------------------------------------------------------------- checks of the outputs

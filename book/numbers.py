@@ -11,7 +11,7 @@ import re
 import nbformat
 import yaml
 
-from book.chapters import BuildError, Project
+from book.chapters import BuildError, Project, read, syntax
 from book.render import bibliography_links
 
 NUMBER = re.compile(r"(?<![\w.,/:])(\d+(?:,\d{3})*\.\d+|\d+(?=\s?(?:%|per cent\b|(?:percentage )?points\b)))")
@@ -43,13 +43,9 @@ def unsourced(notebook: nbformat.NotebookNode, published: dict[str, list[str]], 
 
 def _published_in(source: str) -> list[str]:
     """The texts that are typed into `claim(..., published=...)`."""
-    try:
-        tree = ast.parse(re.sub(r"(?m)^\s*[%!].*$", "pass", source))
-    except SyntaxError:
-        return []
     return [
         part.value
-        for call in ast.walk(tree)
+        for call in ast.walk(syntax(source) or ast.Module([], []))
         if isinstance(call, ast.Call)
         for keyword in call.keywords
         if keyword.arg == "published"
@@ -65,14 +61,16 @@ def published_figures(project: Project) -> dict[str, list[str]]:
 
 
 def check_numbers(project: Project) -> None:
-    """Refuse a chapter that states a number without a run or a paper behind it."""
+    """Refuse chapters that state a number without a run or a paper behind it."""
     published, keys = published_figures(project), bibliography_links(project)
+    faults = []
     for chapter in project.chapters:
-        notebook = nbformat.read(project.notebook(chapter), 4)
-        if found := unsourced(notebook, published, keys):
+        if found := unsourced(read(project.notebook(chapter)), published, keys):
             where = ", ".join(f"{number} (cell {cell})" for cell, number in found)
-            raise BuildError(
+            faults.append(
                 f"notebooks/{chapter}.ipynb states numbers that no run gave and no linked paper published: {where}. "
                 "Print a measured number from code; add a published one to book/published.yml and link its paper in "
                 "the same cell; write a setting as `code` or $maths$"
             )
+    if faults:
+        raise BuildError("\n\n".join(faults))

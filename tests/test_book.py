@@ -94,6 +94,77 @@ def test_preset_is_passed_where_it_differs(project):
     assert chapters.parameters(with_preset, "cpu") == {}
 
 
+def parameter_cell(source: str) -> nbformat.NotebookNode:
+    made = notebook()
+    made.cells[1].source = source
+    return made
+
+
+def test_parameters_with_an_annotation_are_read():
+    annotated = parameter_cell('preset: str = "smoke"  # str: the size\nshift = -0.5\nseeds: list[int] = [0, 1]')
+    assert chapters.defaults(annotated) == {"preset": "smoke", "shift": -0.5, "seeds": [0, 1]}
+    assert chapters.parameters(annotated, "cpu") == {"preset": "cpu"}
+
+
+UNREADABLE = {
+    '%matplotlib inline\npreset = "smoke"': "is at line 1.*no Python.*the cell after it",
+    'import os\npreset = "smoke"': "has `import os`; write each parameter as NAME = LITERAL",
+    'preset = str("smoke")': r"has `preset = str\('smoke'\)`; write",
+    'preset, seeds = "smoke", [0]': "has `preset, seeds = .*`; write",
+    'preset = other = "smoke"': "has `preset = other = 'smoke'`; write",
+    'if True:\n    preset = "smoke"': "has `if True:.*`; write",
+    "preset: str": "has `preset: str`; write",
+    'preset = "smoke"\npreset = "smoke"': "sets preset twice",
+}
+
+
+@pytest.mark.parametrize("source", UNREADABLE)
+def test_parameters_that_cannot_be_read_are_refused(project, source):
+    nbformat.write(parameter_cell(source), project.root / "notebooks/good.ipynb")
+    with pytest.raises(BuildError, match=rf"(?s)^notebooks/good.ipynb: the cell of parameters {UNREADABLE[source]}"):
+        chapters.execute_all(project, ["good"], "cpu", False, 1, True)
+
+
+def test_there_is_one_cell_of_parameters():
+    twice = notebook()
+    twice.cells.append(twice.cells[1])
+    with pytest.raises(BuildError, match="2 cells are tagged 'parameters'"):
+        chapters.parameters(twice, "cpu")
+    prose = notebook()
+    prose.cells[1] = nbformat.v4.new_markdown_cell("text", metadata={"tags": ["parameters"]})
+    with pytest.raises(BuildError, match="no code cell is tagged 'parameters'"):
+        chapters.parameters(prose, "cpu")
+
+
+TOCS = [
+    "root: index\nchapters:\n- file: notebooks/good\n- file: notebooks/other\n",
+    'root: "notebooks/good"\nchapters:\n  - {title: Other, file: notebooks/other}\n',
+    "root: index\nparts:\n  - chapters:\n    - file: 'notebooks/good.ipynb'  # first\n      sections: [file: notebooks/other]\n",
+    "root: index\nsubtrees:\n- entries:\n  - glob: notebooks/*\n",
+    "root: index\nchapters:\n- title: The good one\n  file: notebooks/good\n- file:\n    notebooks/other\n- url: https://example.org\n",
+]
+
+
+@pytest.mark.parametrize("toc", TOCS)
+def test_the_order_of_the_chapters_is_yaml(project, toc):
+    (project.root / "_toc.yml").write_text(toc)
+    assert project.chapters == ["good", "other"]
+
+
+@pytest.mark.parametrize(
+    ("toc", "message"),
+    [
+        ("root: index\nchapters:\n- file: [notebooks/good\n", "_toc.yml is no YAML.*line"),
+        ("root: index\nchapters:\n- file: notebooks/good\n- file: notebooks/good\n", "_toc.yml lists notebooks/good 2 times"),
+        ("- notebooks/good\n", "_toc.yml is a list"),
+    ],
+)
+def test_an_order_that_cannot_be_read_is_refused(project, toc, message):
+    (project.root / "_toc.yml").write_text(toc)
+    with pytest.raises(BuildError, match=f"(?s){message}"):
+        project.chapters  # noqa: B018
+
+
 def test_execute_once(project, capsys):
     folders = chapters.execute_all(project, project.chapters, "smoke", fresh=False, processes=2, strict=True)
     assert nbformat.read(folders["other"] / "notebook.ipynb", 4).cells[2].outputs[0].data["text/plain"] == "2"
@@ -119,6 +190,32 @@ def test_failures_name_notebook_cell_and_error(project):
     assert chapters.last_execution(project, "other") is None, "a failure must not be taken for an execution"
 
 
+ENDS = {
+    "import sys; sys.exit()": "cell 3.*raised SystemExit.*1 later cell was not executed",
+    "import sys; sys.exit(3)": "cell 3.*SystemExit: 3",
+    "raise SystemExit": "cell 3.*raised SystemExit.*1 later cell was not executed",
+    "exit()": r"cell 3.*calls exit\(\).*ends the kernel",
+    "if 1 > 0:\n    quit()": r"cell 3.*calls quit\(\).*ends the kernel",
+    "import os; os._exit(0)": "cell 3.*the kernel ended in this cell or in one before it.*1 later cell was not executed",
+}
+
+
+@pytest.mark.parametrize("source", ENDS)
+def test_a_cell_that_ends_the_chapter_early_is_refused(project, source):
+    nbformat.write(notebook(source, "print('later')"), project.root / "notebooks/other.ipynb")
+    with pytest.raises(BuildError, match=f"(?s)notebooks/other.ipynb, {ENDS[source]}"):
+        chapters.execute_all(project, ["other"], "smoke", False, 1, strict=False)
+    assert chapters.last_execution(project, "other") is None
+
+
+def test_a_cell_that_is_skipped_is_refused(project):
+    skipping = notebook("1 / 0", "")
+    skipping.cells[2].metadata["tags"] = ["skip-execution"]
+    nbformat.write(skipping, project.root / "notebooks/other.ipynb")
+    with pytest.raises(BuildError, match="(?s)cell 3.*1 / 0.*was not executed.*skip-execution"):
+        chapters.execute_all(project, ["other"], "smoke", False, 1, strict=False)
+
+
 def test_missing_chapter_and_missing_parameters(project):
     (project.root / "notebooks/other.ipynb").unlink()
     with pytest.raises(BuildError, match="notebooks/other.ipynb does not exist, but _toc.yml lists it"):
@@ -126,7 +223,7 @@ def test_missing_chapter_and_missing_parameters(project):
     bare = notebook()
     del bare.cells[1]
     nbformat.write(bare, project.root / "notebooks/good.ipynb")
-    with pytest.raises(BuildError, match="notebooks/good.ipynb has no cell tagged 'parameters'"):
+    with pytest.raises(BuildError, match="notebooks/good.ipynb: no code cell is tagged 'parameters'"):
         chapters.execute_all(project, ["good"], "smoke", False, 1, True)
 
 
@@ -565,6 +662,31 @@ def test_normalise_strips_and_writes_the_name(project):
     assert clean.cells[1].source == f'%pip install "resnorm[lab] @ git+https://github.com/{project.repository}"'
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in clean.cells)
     assert chapters.normalise(project) == []
+
+
+def test_normalise_keeps_attachments_and_raw_cells(project):
+    picture = {"a.png": {"image/png": "aGk="}}
+    stored = notebook("1")
+    stored.cells[0].attachments = picture
+    stored.cells.append(nbformat.v4.new_raw_cell("<hr>", metadata={"raw_mimetype": "text/html", "collapsed": True}))
+    path = project.root / "notebooks/good.ipynb"
+    nbformat.write(stored, path)
+    chapters.normalise(project)
+    clean = nbformat.read(path, 4)
+    assert clean.cells[0].attachments == picture
+    assert (clean.cells[-1].cell_type, clean.cells[-1].source) == ("raw", "<hr>")
+    assert clean.cells[-1].metadata == {"raw_mimetype": "text/html"}
+    before = chapters.execution_key(project, "good", "smoke")
+    clean.cells[0].attachments["a.png"]["image/png"] = "aGo="
+    nbformat.write(clean, path)
+    assert chapters.execution_key(project, "good", "smoke") != before, "the page shows the executed notebook's attachments"
+
+
+def test_normalise_names_a_notebook_that_it_cannot_read(project):
+    (project.root / "notebooks/good.ipynb").write_text("<<<<<<< a merge")
+    with pytest.raises(BuildError, match=r"notebooks/good\.ipynb is no notebook"):
+        chapters.normalise(project)
+    assert (project.root / "notebooks/good.ipynb").read_text() == "<<<<<<< a merge"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

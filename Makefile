@@ -12,7 +12,7 @@ PEERS := $(INSTALLED)-peers-$(shell cksum < benchmarks/requirements.txt | tr ' '
 BENCHMARKS := training_loops language_model engine recursive_skip costs placements cuda_graph load_weights channels_last convert_norm
 
 .DEFAULT_GOAL := help
-.PHONY: help book chapters test lint bench notebooks screenshots clean distclean
+.PHONY: help book chapter chapters test lint bench notebooks screenshots clean distclean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
@@ -33,8 +33,11 @@ lint: $(INSTALLED)  ## check style and imports (ruff; ARGS=--fix repairs)
 bench: $(PEERS)  ## measure this package beside others into results/benchmarks (ARGS="--quick")
 	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(ARGS); done
 
-notebooks: $(INSTALLED)  ## strip the notebooks and write the repository's name into them
+notebooks: $(INSTALLED)  ## strip the notebooks, fill in badge and install cell, say what they lack
 	@$(BIN)/python -m book.build --normalise
+
+chapter: $(INSTALLED)  ## begin a chapter: make chapter NAME=graph_norms (ARGS="--after which_norm")
+	@$(BIN)/python -m book.new_chapter "$(NAME)" $(ARGS)
 
 screenshots: book  ## renew the pictures of the README (needs chromium)
 	@$(BIN)/python -m book.screenshots

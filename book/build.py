@@ -4,7 +4,7 @@
     python -m book.build --preset cpu --fresh    execute every chapter again, larger
     python -m book.build --only recursive_skip   execute one chapter; the others show what they last had
     python -m book.build --no-pages              execute, and render nothing: where Jupyter Book is not installed
-    python -m book.build --normalise             bring the notebooks into their stored form
+    python -m book.build --normalise             bring the notebooks into their stored form, and say what they lack
 
 A failing cell, a claim that does not hold, a figure without alt text, any warning of Sphinx and anything that a page
 would load from the network fail the build.
@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from book import chapters, numbers, pages, render
+from book import chapters, notebooks, numbers, pages, render
 from book.chapters import BuildError, Project
 from book.processes import ending_with_this_one
 
@@ -36,22 +36,30 @@ def main(arguments: list[str] | None = None) -> int:
         "--strict", action="store_true", default="CI" in os.environ, help="a message on stderr fails (default in CI)"
     )
     parser.add_argument(
-        "--normalise", action="store_true", help="only strip the notebooks and write the repository's name into them"
+        "--normalise", action="store_true", help="only bring the notebooks into their stored form, and say what they lack"
     )
     chosen = parser.parse_args(arguments)
     project = Project(ROOT, ROOT / "_build")
     try:
         if chosen.normalise:
-            print(
-                "\n".join(f"notebooks/{name} rewritten" for name in chapters.normalise(project))
-                or "all notebooks are in their stored form"
-            )
+            normalise(project)
         else:
             build(project, chosen.preset, chosen.only, chosen.fresh, chosen.processes, chosen.strict, not chosen.no_pages)
     except BuildError as error:
-        print(f"\nThe book was not built.\n\n{error}", file=sys.stderr)
+        print(
+            f"\n{'The notebooks are not in order.' if chosen.normalise else 'The book was not built.'}\n\n{error}", file=sys.stderr
+        )
         return 1
     return 0
+
+
+def normalise(project: Project) -> None:
+    """Bring the notebooks into their stored form. Raises BuildError with everything that only an author can repair."""
+    changed = notebooks.normalise(project)
+    print("\n".join(f"notebooks/{name} rewritten" for name in changed) or "all notebooks are in their stored form")
+    names = sorted(path.stem for path in (project.root / "notebooks").glob("*.ipynb"))
+    if faults := [fault for name in names for fault in notebooks.faults(project, name)]:
+        raise BuildError("\n".join(faults))
 
 
 def build(

@@ -21,8 +21,6 @@ import yaml
 from book.processes import ending_with_this_one
 
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)\n*")
-COLAB = re.compile(r"colab\.research\.google\.com/github/[^/\s]+/[^/\s]+/blob/[^/\s]+/notebooks/[^)\s]+")
-INSTALL = re.compile(r"git\+https://github\.com/[\w.-]+/[\w.-]+?(?=[\"'\s@]|$)")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -96,23 +94,6 @@ def stored_repository(root: Path) -> str:
     return found[1]
 
 
-# -------------------------------------------------------------------------------- the stored form
-
-
-def normalised(notebook: nbformat.NotebookNode, chapter: str, repository: str, branch: str) -> nbformat.NotebookNode:
-    """The notebook without outputs, with plain metadata, with the repository's name in badge and install cell."""
-    cells = []
-    for index, cell in enumerate(notebook.cells):
-        source = COLAB.sub(f"colab.research.google.com/github/{repository}/blob/{branch}/notebooks/{chapter}.ipynb", cell.source)
-        source = INSTALL.sub(f"git+https://github.com/{repository}", source)
-        metadata = {key: cell.metadata[key] for key in ("tags", "cellView", "raw_mimetype") if cell.metadata.get(key)}
-        attachments = {"attachments": cell.attachments} if cell.get("attachments") else {}
-        make = {"code": nbformat.v4.new_code_cell, "markdown": nbformat.v4.new_markdown_cell, "raw": nbformat.v4.new_raw_cell}
-        cells.append(make[cell.cell_type](source, metadata=metadata, id=cell.get("id") or f"cell-{index}", **attachments))
-    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
-
-
 def read(path: Path) -> nbformat.NotebookNode:
     """A stored notebook. Raises BuildError naming a file that is none."""
     try:
@@ -120,21 +101,6 @@ def read(path: Path) -> nbformat.NotebookNode:
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error)[:100]}"
         raise BuildError(f"notebooks/{path.name} is no notebook ({reason}); repair its JSON, or take it from git again") from None
-
-
-def normalise(project: Project) -> list[str]:
-    """Bring every notebook into its stored form; return the names of those that changed."""
-    changed = []
-    for path in sorted((project.root / "notebooks").glob("*.ipynb")):
-        before = path.read_text(encoding="utf-8")
-        branch = project.config["repository"]["branch"]
-        after = nbformat.writes(normalised(read(path), path.stem, stored_repository(project.root), branch)) + "\n"
-        if after != before:
-            part = path.with_suffix(".part")
-            part.write_text(after, encoding="utf-8")
-            os.replace(part, path)
-            changed.append(path.name)
-    return changed
 
 
 # -------------------------------------------------------------------------------- execution

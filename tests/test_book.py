@@ -15,7 +15,6 @@ from book.chapters import BuildError, Project
 
 ROOT = Path(__file__).parent.parent
 REAL = Project(ROOT, ROOT / "_build")
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CLAIM = {"id": "one-is-one", "statement": "One is one.", "source": "he2016deep", "chapter": "good", "expected": "holds"}
 VERDICT = """
 import os, pathlib
@@ -50,6 +49,7 @@ def project(tmp_path, monkeypatch):
     shutil.copy(ROOT / "book/references.bib", tmp_path / "book")
     (tmp_path / "_toc.yml").write_text("root: index\nchapters:\n  - file: notebooks/good\n  - file: notebooks/other\n")
     (tmp_path / "book/claims.yml").write_text(yaml.safe_dump([CLAIM]))
+    (tmp_path / "book/published.yml").write_text("")
     (tmp_path / "resnorm/__init__.py").write_text("")
     nbformat.write(notebook(VERDICT), tmp_path / "notebooks/good.ipynb")
     nbformat.write(notebook("1 + 1"), tmp_path / "notebooks/other.ipynb")
@@ -648,71 +648,6 @@ def test_repository_name_stands_in_one_place(monkeypatch):
     for path in texts:
         if path.suffix in (".md", ".yml", ".cff", ".py", ".bib", ""):
             assert path.is_dir() or stored not in path.read_text(encoding="utf-8"), f"{path} repeats {stored}"
-
-
-def test_normalise_strips_and_writes_the_name(project):
-    dirty = executed(figure("a"))
-    dirty.cells.insert(
-        1, nbformat.v4.new_code_cell('%pip install "resnorm[lab] @ git+https://github.com/old/name"', execution_count=3)
-    )
-    nbformat.write(dirty, project.root / "notebooks/good.ipynb")
-    assert "good.ipynb" in chapters.normalise(project)
-    clean = nbformat.read(project.root / "notebooks/good.ipynb", 4)
-    assert f"github/{project.repository}/blob/main/notebooks/good.ipynb" in clean.cells[0].source
-    assert clean.cells[1].source == f'%pip install "resnorm[lab] @ git+https://github.com/{project.repository}"'
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in clean.cells)
-    assert chapters.normalise(project) == []
-
-
-def test_normalise_keeps_attachments_and_raw_cells(project):
-    picture = {"a.png": {"image/png": "aGk="}}
-    stored = notebook("1")
-    stored.cells[0].attachments = picture
-    stored.cells.append(nbformat.v4.new_raw_cell("<hr>", metadata={"raw_mimetype": "text/html", "collapsed": True}))
-    path = project.root / "notebooks/good.ipynb"
-    nbformat.write(stored, path)
-    chapters.normalise(project)
-    clean = nbformat.read(path, 4)
-    assert clean.cells[0].attachments == picture
-    assert (clean.cells[-1].cell_type, clean.cells[-1].source) == ("raw", "<hr>")
-    assert clean.cells[-1].metadata == {"raw_mimetype": "text/html"}
-    before = chapters.execution_key(project, "good", "smoke")
-    clean.cells[0].attachments["a.png"]["image/png"] = "aGo="
-    nbformat.write(clean, path)
-    assert chapters.execution_key(project, "good", "smoke") != before, "the page shows the executed notebook's attachments"
-
-
-def test_normalise_names_a_notebook_that_it_cannot_read(project):
-    (project.root / "notebooks/good.ipynb").write_text("<<<<<<< a merge")
-    with pytest.raises(BuildError, match=r"notebooks/good\.ipynb is no notebook"):
-        chapters.normalise(project)
-    assert (project.root / "notebooks/good.ipynb").read_text() == "<<<<<<< a merge"
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_stored_notebook(path):
-    """Stripped, badge and install cell of this repository, parameters, one title, only sources of the bibliography."""
-    stored = nbformat.read(path, 4)
-    as_stored = chapters.normalised(stored, path.stem, chapters.stored_repository(ROOT), REAL.config["repository"]["branch"])
-    current = path.read_text(encoding="utf-8") == nbformat.writes(as_stored) + "\n"
-    assert current, f"run `make notebooks`: {path.name} is not in its stored form"
-    assert chapters.COLAB.search(stored.cells[0].source), "the first cell has no Colab badge"
-    code = [cell for cell in stored.cells if cell.cell_type == "code"]
-    extra = "translation" if any("resnorm.lab.translation" in cell.source for cell in code) else "lab"
-    assert '"google.colab" in sys.modules' in code[0].source and chapters.INSTALL.search(code[0].source)
-    assert f'%pip install --quiet "resnorm[{extra}] @ git+' in code[0].source
-    assert code[1].metadata.get("tags") == ["parameters"]
-    for line in code[1].source.splitlines():
-        assert re.match(r"\w+ = .+  # [\w\[\]| ]+: .+", line), f"a parameter needs its type and its meaning: {line}"
-    prose = "\n\n".join(cell.source for cell in stored.cells if cell.cell_type == "markdown")
-    assert len(re.findall(r"^# ", prose, re.MULTILINE)) == 1
-    assert not re.search(r"^:::|^```\{|\{(cite|ref|doc|eq)(:\w+)?\}`", prose, re.MULTILINE), "MyST is raw text in Colab"
-    sources = set(re.findall(r"\]\((https://(?:arxiv\.org|aclanthology\.org)[^)]*)\)", prose))
-    assert sources <= set(render.bibliography_links(REAL)), "add these to book/references.bib"
-
-
-def test_every_chapter_is_listed():
-    assert {path.stem for path in NOTEBOOKS} == set(REAL.chapters)
 
 
 def test_citation_keys_exist():

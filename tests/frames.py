@@ -1,7 +1,8 @@
-"""Tidy frames that the tests of the figures draw."""
+"""Tidy frames that the tests of the figures draw, and the contrast of two colours."""
 
 import numpy
 import pandas
+from matplotlib.colors import to_rgb
 
 
 def runs(labels=("Plain", "Residual"), seeds=(0, 1, 2), steps=40, **columns):
@@ -37,3 +38,13 @@ def values_by_block(panels=("before", "after"), blocks=5, count=400):
             for value in generator.standard_normal(count)
         ]
     )
+
+
+def luminance(colour):
+    parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(colour)]
+    return numpy.dot([0.2126, 0.7152, 0.0722], parts)
+
+
+def contrast(one, other):
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)

@@ -1,22 +1,10 @@
 """The house style: legible on both pages, and left behind."""
 
 import matplotlib
-import numpy
 import pytest
-from matplotlib.colors import to_rgb
 
 from resnorm import plots
-from tests.frames import runs
-
-
-def luminance(colour):
-    parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(colour)]
-    return numpy.dot([0.2126, 0.7152, 0.0722], parts)
-
-
-def contrast(one, other):
-    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
+from tests.frames import contrast, runs
 
 
 @pytest.mark.parametrize("page", ["#FFFFFF", "#121212"])

@@ -125,8 +125,9 @@ def compare(
     r"""Compare two arms of a study: $\hat\delta = \bar a - \bar b$, over the seeds that both have if `paired`.
 
     $$\mathrm{SE}^2 = \tilde s_a^2 / n_a + \tilde s_b^2 / n_b$$ with the moderated variances of *all* arms in `values`
-    (`moderated_variance`; give `variance` to fit them once), degrees of freedom by Welch and Satterthwaite, at most the
-    study's. Alone in `values`, two arms give the ordinary t test, paired or Student's.
+    (`moderated_variance`; give `variance` to fit them once). The degrees of freedom are the smaller of the two arms', at
+    most the study's: Satterthwaite's are more, and call equal arms of unequal variance different too often. Alone in
+    `values`, two arms give the ordinary t test, paired or Student's.
 
     `values`: arm -> seed -> value, in `unit`. `paired`: the same seed means the same data, order and draw; fix it before
     you look, per study. Raises ValueError for an unknown arm, or where paired arms share no seed.
@@ -148,13 +149,10 @@ def compare(
         counts = (len(shared), len(shared))
     else:
         estimate, counts = a.mean - b.mean, (len(a.seeds), len(b.seeds))
-    parts = [(arm.moderated / count, arm.moderated_df) for arm, count in zip((a, b), counts, strict=True)]
-    squared = parts[0][0] + parts[1][0]
-    if not squared > 0:
+    squared = math.fsum(arm.moderated / count for arm, count in zip((a, b), counts, strict=True))
+    df = min(a.moderated_df, b.moderated_df, math.inf if {first, second} & set(variance.unstable) else variance.df)
+    if not (squared > 0 and df > 0):
         return Comparison(estimate, math.nan, 0.0, min(counts), unit, margin, level)
-    satterthwaite = squared**2 / math.fsum(part**2 / df for part, df in parts if part > 0)
-    apart = {first, second} & set(variance.unstable)
-    df = satterthwaite if apart else min(satterthwaite, variance.df)
     return Comparison(estimate, math.sqrt(squared), df, min(counts), unit, margin, level)
 
 

@@ -580,6 +580,10 @@ def test_the_initialisation_can_be_chosen():
         (lambda: build("cifar_resnet", IMAGES, variant="stochastic_depth", block=3), "no option 'block'"),
         (lambda: resnet(depth=20), "depth=20; allowed: 10, 14, 18, 26, 34, 50, 101, 152, 200"),
         (lambda: transformer_lm(vocabulary=5, variant="decoder_pre"), "needs a word of F"),
+        (lambda: transformer_lm(vocabulary=5, width=16, norm="batch"), r"norm='batch' .* positions of tokens; .* batch\(dim=-1\)"),
+        (lambda: vit(norm="group(groups=4)"), r"norm='group\(groups=4\)' works along axis 1, .* allowed: layer, rms, "),
+        (lambda: transformer_lm(vocabulary=5, bias="qk"), "bias='qk'; allowed: True, False, 'attention', 'mlp', 'qkv'"),
+        (lambda: transformer_lm(vocabulary=5, heads=...), "heads=...; no tensor tells the number of heads"),
         (
             lambda: transformer_lm(vocabulary=5, context=3, width=16)(torch.zeros(1, 4, dtype=torch.long)),
             "got 4 tokens.*context is 3",

@@ -121,6 +121,37 @@ def test_a_network_with_the_same_tensors_and_other_outputs_is_refused(resnet18):
         load_weights(resnet(depth=18, classes=3), Changed(resnet18), head="skip")
 
 
+class Through(Changed):
+    """The same network, with this around its input and its output."""
+
+    def __init__(self, network, before=lambda x: x, after=lambda y: y):
+        super().__init__(network)
+        self.before, self.after = before, after
+
+    def forward(self, x):
+        return self.after(self.network(self.before(x)))
+
+
+def test_half_a_thousandth_is_another_function(resnet18):
+    with pytest.raises(ValueError, match="the outputs differ by 0.0005 of the largest"):
+        load_weights(resnet(depth=18, classes=10), Through(resnet18, after=lambda y: 1.0005 * y))
+
+
+def test_what_rounding_adds_up_to_is_no_other_function(resnet18):
+    # Exact but for its rounding, which in 32 bits is far more than that of any deep network.
+    rounded = Through(resnet18, before=lambda x: x + 200_000 - 200_000)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert (rounded(x) - resnet18(x)).abs().max() > 3e-4 * resnet18(x).abs().max()
+    same(load_weights(resnet(depth=18, classes=10), rounded), resnet18)
+
+
+def test_a_network_that_computes_in_32_bits_alone_is_compared_in_them(resnet18):
+    single = Through(resnet18, before=lambda x: x.float(), after=lambda y: 1.01 * y)
+    with pytest.raises(ValueError, match="the outputs differ by 0.0099 of the largest"):
+        load_weights(resnet(depth=18, classes=10), single)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -10,12 +10,14 @@ from resnorm import catalog, init
 from resnorm.branches import Cache, FirstValues, attention, cross_attention, mlp
 from resnorm.letters import LearnedScale
 from resnorm.letters import dropout as dropout_letter
+from resnorm.norms import LAST_AXIS, NORMS, call_form
 from resnorm.recursion import fuse
 from resnorm.streams import Stack
 from resnorm.words import Block, residual_branches, with_dropout
 
 # The norm whose values are vectors of one length.
 SPHERE = "rms(affine=False)"
+BIASES = (True, False, "attention", "mlp", "qkv")
 
 
 def transformer_stack(
@@ -41,8 +43,14 @@ def transformer_stack(
     """The layers of a model, with the last norm where their words need one; the weights are still torch's own.
 
     `branches`: those of a layer, in order; `merge`: the setting of `a`, where it is not the variant's own.
-    Raises `ValueError` for a norm that leaves the sphere of normalised weights.
+    Raises `ValueError` for a norm that leaves the sphere of normalised weights or works along the positions, for an unknown
+    `bias`, and for heads that were left open.
     """
+    if heads is ...:
+        raise ValueError("heads=...; no tensor tells the number of heads: write the one in the configuration of these weights")
+    if bias not in BIASES:
+        raise ValueError(f"bias={bias!r}; allowed: {', '.join(map(repr, BIASES))}")
+    _check_axis(norm)
     chosen = catalog.variant(variant)
     if chosen.normalised and norm != SPHERE:
         raise ValueError(f"norm={norm!r} leaves the sphere of {variant!r}; take norm={SPHERE!r}")
@@ -77,6 +85,15 @@ def transformer_stack(
             blocks.append(Block(word, width, **own))
     each_pass = {"A": {"first": FirstValues}} if inside.get("A", {}).get("value_residual") else None
     return fuse(Stack(blocks, chosen.carry(width, len(blocks), norm, **options), last=norm, each_pass=each_pass))
+
+
+def _check_axis(norm: Any) -> None:
+    """Raise `ValueError` for the name of a norm along axis 1: an image's channels, but the positions of tokens."""
+    name, options = call_form(norm) if isinstance(norm, str) else ("none", {})
+    on_tokens = (*LAST_AXIS, "scalar_bias", "none")
+    if name in NORMS and name not in on_tokens and options.get("dim") != -1:
+        allowed = ", ".join((*on_tokens, "batch(dim=-1)", "noisy_batch(dim=-1)"))
+        raise ValueError(f"norm={norm!r} works along axis 1, which are the positions of tokens; allowed: {allowed}")
 
 
 def initialise_transformer(stack: Stack, variant: str, initialisation: str | None = None) -> None:
@@ -198,9 +215,9 @@ def transformer_lm(
     ```
 
     Shapes: input (batch, tokens) of int64, output (batch, tokens, vocabulary), the logits.
-    Raises `ValueError` for an unknown option, a variant with another branch, a norm that is not the variant's, or more
-    tokens than the context. Citation: vaswani2017attention, radford2019language,
-    touvron2023llama, su2024roformer, loshchilov2024ngpt.
+    Raises `ValueError` for an unknown option, a variant with another branch, a norm that is not the variant's or works along
+    the positions, as "batch" does where "batch(dim=-1)" does not, or more tokens than the context.
+    Citation: vaswani2017attention, radford2019language, touvron2023llama, su2024roformer, loshchilov2024ngpt.
     """
     if positions not in ("learned", "rotary"):
         raise ValueError(f"transformer_lm: positions={positions!r}; allowed: 'learned', 'rotary'")

@@ -230,7 +230,7 @@ def _prove(family: Family, model: nn.Module, source: Source, loaded: dict[str, T
     difference = check.outputs(model, source.module, loaded, family.inputs(model), heads)
     if not difference <= check.TOLERANCE:
         raise ValueError(
-            f"with the same tensors the outputs differ by {difference:.1%} of the largest: {type(source.module).__name__} "
+            f"with the same tensors the outputs differ by {difference:.2g} of the largest: {type(source.module).__name__} "
             "computes something else (another activation, pooling, order of norm and merge, or scale)"
         )
 

@@ -1,14 +1,36 @@
 """Comparisons of arms: against scipy, statsmodels and hand-computed values, and by simulations of families."""
 
 import math
+import subprocess
+import sys
 
 import numpy
+import pandas
 import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import DescrStatsW
 
-from resnorm.lab import Comparison, compare, control, detectable, moderated_variance, variance_prior
+from resnorm.lab import (
+    Comparison,
+    at_chance,
+    best_rates,
+    brier,
+    calibration,
+    compare,
+    control,
+    corpus_bleu,
+    detectable,
+    false_discovery,
+    hierarchical,
+    moderated_variance,
+    paired_bootstrap,
+    plateau,
+    progress,
+    proportions,
+    unfinished,
+    variance_prior,
+)
 from resnorm.lab.statistics.variance import PRIOR_DF
 
 
@@ -215,3 +237,254 @@ def test_equal_arms_differ_in_at_most_5_percent_of_families(deviations):
         for family in families(500, 13, deviations, seed=8)
     ]
     assert sum(called) / len(called) <= 0.05
+
+
+def test_a_difference_of_the_detectable_size_is_found_with_its_power():
+    random = draw(9)
+    shift = detectable(math.sqrt(2 / 5), 4)
+    first, second = random.normal(size=(2, 2000, 5)) + 3 * random.normal(size=(2000, 5))
+    pairs = [compare(study([a + shift, b]), "0", "1") for a, b in zip(first, second, strict=True)]
+    assert sum(pair.outcome == "larger" for pair in pairs) / 2000 == pytest.approx(0.8, abs=0.03)
+
+
+def test_a_study_finds_the_detectable_size_that_it_states():
+    """With variances that are estimated, the power is the stated one in the mean over studies."""
+    random, found, stated = draw(10), [], []
+    shift = 2.6
+    for _ in range(600):
+        table = random.normal(size=(13, 3)) + 3 * random.normal(size=3)
+        table[1] += shift
+        comparison = compare(study(table), "1", "0")
+        found.append(comparison.outcome == "larger")
+        stated.append(comparison.detectable)
+    assert numpy.median(stated) == pytest.approx(shift, rel=0.1)
+    assert numpy.mean(found) == pytest.approx(0.8, abs=0.05)
+
+
+@pytest.mark.parametrize("arms", [2, 13])
+def test_arms_that_differ_by_the_margin_are_called_equivalent_in_at_most_5_percent(arms):
+    random, called = draw(11), 0
+    for _ in range(600):
+        table = random.normal(size=(arms, 5)) + 3 * random.normal(size=5)
+        table[1] += 2.0
+        called += compare(study(table), "0", "1", margin=2.0).outcome == "equivalent"
+    assert called / 600 <= 0.05
+
+
+# -------------------------------------------------------------------------------- counts and forecasts
+
+
+def test_three_of_three_against_none_is_undecided():
+    contest = proportions(3, 3, 0, 3, "runs that learned")
+    assert contest.p_value == pytest.approx(2 / math.comb(6, 3))
+    assert contest.outcome == "undecided" and contest.interval[0] < 0
+    assert str(contest).startswith("3 of 3 against 0 of 3 runs that learned (difference of shares +1.000 [-0.001, 1.000], 95 %")
+    assert proportions(5, 5, 0, 5).outcome == "larger" and proportions(0, 5, 5, 5).outcome == "smaller"
+    assert contest.not_tested("no").outcome == "not tested here"
+    with pytest.raises(ValueError, match="4 of 3 is no count"):
+        proportions(4, 3, 0, 3)
+
+
+@pytest.mark.parametrize(("n1", "n2"), [(2, 2), (3, 3), (3, 10), (10, 10)])
+def test_the_interval_of_two_shares_covers(n1, n2):
+    """Exactly, by all tables, for a grid of true shares."""
+    grid = numpy.linspace(0, 1, 41)
+    first, second = (stats.binom.pmf(numpy.arange(n + 1), n, grid[:, None]) for n in (n1, n2))
+    covered = numpy.zeros((41, 41))
+    for k1 in range(n1 + 1):
+        for k2 in range(n2 + 1):
+            low, high = proportions(k1, n1, k2, n2).interval
+            difference = grid[:, None] - grid
+            inside = (low - 1e-9 <= difference) & (difference <= high + 1e-9)
+            covered += inside * first[:, [k1]] * second[:, k2]
+    assert covered.min() >= 0.92 and covered.mean() >= 0.95
+
+
+def test_brier_and_calibration():
+    forecasts, outcomes = [0.9, 0.8, 0.1, 1.0], [True, False, False, True]
+    assert brier(forecasts, outcomes) == pytest.approx((0.01 + 0.64 + 0.01 + 0) / 4)
+    low, high = calibration(forecasts, outcomes)
+    assert (low.count, low.forecast, low.share) == (1, 0.1, 0.0)
+    assert (high.low, high.count, high.share) == (0.8, 3, pytest.approx(2 / 3)) and high.forecast == pytest.approx(0.9)
+    with pytest.raises(ValueError, match="a forecast is 80"):
+        brier([80], [True])
+    with pytest.raises(ValueError, match="2 forecasts and 1 outcomes"):
+        calibration([0.5, 0.5], [True])
+
+
+# -------------------------------------------------------------------------------- test items
+
+
+def test_items_alone_are_the_paired_test_of_one_seed():
+    random = draw(12)
+    a, b = random.random(2000) < 0.8, random.random(2000) < 0.75
+    comparison = paired_bootstrap(a, b)
+    assert comparison.estimate == pytest.approx(a.mean() - b.mean()) and comparison.items == 2000
+    expected = (a.astype(float) - b).std() / math.sqrt(2000)
+    assert comparison.standard_error == pytest.approx(expected, rel=0.05)
+    assert comparison == paired_bootstrap(a, b), "the same draws again"
+
+
+def test_seeds_and_items_both_count():
+    """The interval covers the true difference, where seeds and items are both drawn anew: 95 % of 300 test sets."""
+    random, covered, items_only = draw(13), 0, 0
+    for _ in range(300):
+        seeds, items = 0.05 * random.normal(size=(4, 1)), random.normal(size=200)
+        a = 0.3 + seeds + items + random.normal(size=(4, 200))
+        b = 1.2 * items + random.normal(size=(4, 200))
+        comparison = paired_bootstrap(a, b, replicates=200)
+        low, high = comparison.interval
+        covered += low <= 0.3 <= high
+        items_only += abs(comparison.estimate - 0.3) <= 1.96 * (a - b).std() / math.sqrt(800)
+    assert 0.92 <= covered / 300 <= 0.99
+    assert items_only / 300 < 0.92, "runs and items as one sample do not cover"
+
+
+def test_bleu_from_sums_is_sacrebleus():
+    sacrebleu = pytest.importorskip("sacrebleu")
+    references = ["the cat sat on the mat today", "a dog ran over the green field", "birds sing in the early morning light"]
+    first = ["the cat sat on a mat today", "a dog ran over the green grass", "birds sing in the early morning"]
+    second = ["the cat sat on the mat", "a dog runs over a green field", "the birds sing in early morning light"]
+    bleu = sacrebleu.BLEU(smooth_method="none")
+    statistics = []
+    for translations in (first, second):
+        scores = [bleu.corpus_score([t], [[r]]) for t, r in zip(translations, references, strict=True)]
+        statistics.append([[one.sys_len, one.ref_len, *one.counts, *one.totals] for one in scores])
+    sums = numpy.array(statistics).sum(axis=1)
+    expected = [bleu.corpus_score(translations, [references]).score for translations in (first, second)]
+    assert corpus_bleu(sums) == pytest.approx(expected)
+    comparison = paired_bootstrap(*numpy.array(statistics)[:, None], score=corpus_bleu, unit="BLEU")
+    assert comparison.estimate == pytest.approx(expected[0] - expected[1]) and comparison.standard_error > 0
+
+
+def test_items_that_do_not_match_are_refused():
+    with pytest.raises(ValueError, match=r"\(2, 5\) and \(2, 6\)"):
+        paired_bootstrap(numpy.zeros((2, 5)), numpy.zeros((2, 6)))
+    with pytest.raises(ValueError, match="10 statistics an item: give the score"):
+        paired_bootstrap(numpy.zeros((2, 5, 10)), numpy.zeros((2, 5, 10)))
+
+
+# -------------------------------------------------------------------------------- families
+
+
+def test_false_discoveries_by_hand():
+    p_values = [0.01, 0.04, 0.03, 0.5]
+    found, q_values = false_discovery(p_values)
+    assert q_values == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5]) and found == [True, False, False, False]
+    _, stricter = false_discovery(p_values, method="benjamini-yekutieli")
+    assert stricter == pytest.approx([min(1, q * (1 + 1 / 2 + 1 / 3 + 1 / 4)) for q in q_values])
+    assert false_discovery([]) == ([], [])
+    with pytest.raises(ValueError, match="method is 'bonferroni'; allowed: benjamini-hochberg"):
+        false_discovery(p_values, method="bonferroni")
+
+
+def test_a_family_takes_back_what_is_found_by_chance():
+    alone = {str(i): Comparison(0.5, 1.0, 30, 3) for i in range(19)} | {"found": Comparison(2.2, 1.0, 30, 3)}
+    assert alone["found"].outcome == "larger" and control(alone)["found"].outcome == "undecided"
+    alone["found"] = Comparison(6.0, 1.0, 30, 3)
+    assert control(alone)["found"].outcome == "larger"
+    silent = alone["0"].not_tested("at chance")
+    mixed = control({"silent": silent, "counts": proportions(9, 10, 0, 10), "same": Comparison(0.0, 1.0, 30, 3, margin=5.0)})
+    assert mixed["silent"] is silent and len(mixed["same"].q_values) == 2
+    assert (mixed["counts"].outcome, mixed["same"].outcome) == ("larger", "equivalent")
+    with pytest.raises(ValueError, match=r"levels 0\.01, 0\.05"):
+        control({1: Comparison(1.0, 1.0, 3, 3, level=0.01), 2: Comparison(1.0, 1.0, 3, 3)})
+
+
+SCHOOLS = dict(zip("ABCDEFGH", [28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0], strict=True))
+ERRORS = dict(zip("ABCDEFGH", [15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0], strict=True))
+
+
+def test_hierarchical_is_the_posterior_by_another_road():
+    """The eight schools of Rubin, by random walk over all parameters instead of a grid and exact draws."""
+    y, error = numpy.array(list(SCHOOLS.values())), numpy.array(list(ERRORS.values()))
+    random = draw(14)
+    chains, kept = 400, []
+    mean, deviation = random.normal(8, 5, chains), random.uniform(1, 15, chains)
+    for step in range(3000):
+        weight = 1 / (1 / error**2 + 1 / deviation[:, None] ** 2)
+        effects = weight * (y / error**2 + mean[:, None] / deviation[:, None] ** 2) + numpy.sqrt(weight) * random.normal(
+            size=(chains, 8)
+        )
+        mean = effects.mean(axis=1) + deviation / math.sqrt(8) * random.normal(size=chains)
+        # A flat prior on the deviation: its square is scaled inverse chi-square with 7 degrees of freedom.
+        deviation = numpy.sqrt(((effects - mean[:, None]) ** 2).sum(axis=1) / random.chisquare(7, size=chains))
+        if step >= 500 and step % 5 == 0:
+            kept.append(effects)
+    sampled = numpy.concatenate(kept)
+    model = hierarchical(SCHOOLS, ERRORS, reference="E")
+    for i, effect in enumerate(model.effects):
+        assert effect.shrunken == pytest.approx(sampled[:, i].mean(), abs=0.35)
+        assert effect.interval == pytest.approx(tuple(numpy.quantile(sampled[:, i], [0.025, 0.975])), abs=1.5)
+        assert effect.best == pytest.approx((sampled.argmax(axis=1) == i).mean(), abs=0.02)
+        assert effect.above == pytest.approx((sampled[:, i] > sampled[:, 4]).mean(), abs=0.02)
+    assert model == hierarchical(SCHOOLS, ERRORS, reference="E"), "the same draws again"
+
+
+def test_hierarchical_shrinks_noise_and_keeps_what_is_clear():
+    noise = {str(i): value for i, value in enumerate(draw(15).normal(size=25))}
+    shrunk = hierarchical(noise, dict.fromkeys(noise, 1.0))
+    estimates, means = numpy.array([(e.estimate, e.shrunken) for e in shrunk.effects]).T
+    assert means.std() < 0.5 * estimates.std() and max(e.best for e in shrunk.effects) < 0.5
+    clear = hierarchical({"a": 0.0, "b": 10.0, "c": 20.0}, dict.fromkeys("abc", 0.1), larger=False)
+    assert [e.rank for e in clear.effects] == [1, 2, 3] and clear.effects[0].rank_interval == (1, 1)
+    assert clear.effects[2].shrunken == pytest.approx(20, abs=0.1) and clear.effects[0].best == 1
+    for arguments, message in (
+        (({"a": 1.0, "b": 2.0}, {"a": 1.0, "b": 1.0}), "there are 2 arms"),
+        ((SCHOOLS, ERRORS | {"C": 0.0}), "the standard error of 'C' is 0"),
+        ((SCHOOLS, ERRORS, "Z"), "no arm 'Z'; allowed: 'A'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            hierarchical(*arguments)
+
+
+# -------------------------------------------------------------------------------- can the setting speak?
+
+
+def test_each_arm_at_its_own_best_rate():
+    accuracy = {
+        "inside": {0.1: [0.5], 0.2: [0.7, 0.9], 0.3: [0.75], 0.4: [0.1]},
+        "edge": {0.1: [0.9], 0.2: [0.8], 0.3: [0.7], 0.4: [0.6]},
+        "few": {0.1: [0.1], 0.2: [0.8], 0.3: [0.2]},
+        "fails": {0.1: [0.5], 0.2: [0.6], 0.3: [0.9, math.nan], 0.4: [math.nan]},
+    }
+    rows = [
+        {"arm": arm, "lr": rate, "seed": seed, "value": value}
+        for arm, rates in accuracy.items()
+        for rate, values in rates.items()
+        for seed, value in enumerate(values)
+    ]
+    best = best_rates(pandas.DataFrame(rows)).set_index("arm")
+    assert best["lr"].to_dict() == {"inside": 0.2, "edge": 0.1, "few": 0.2, "fails": 0.2}
+    assert best["optimum"].to_dict() == {
+        "inside": "interior",
+        "edge": "edge of the grid",
+        "few": "too few rates",
+        "fails": "interior",
+    }
+    assert best.loc["inside", ["value", "rates", "runs"]].tolist() == [pytest.approx(0.8), 4, 2]
+    assert best_rates(pandas.DataFrame(rows), larger=False).set_index("arm").loc["inside", "lr"] == 0.4
+    with pytest.raises(ValueError, match="no column value; it has: arm, lr, seed"):
+        best_rates(pandas.DataFrame(rows).drop(columns="value"))
+    with pytest.raises(ValueError, match="arm 'x' has no rate at which every run is finite"):
+        best_rates(pandas.DataFrame({"arm": ["x"], "lr": [0.1], "seed": [0], "value": [math.inf]}))
+
+
+def test_an_arm_at_chance_or_on_a_plateau_cannot_speak():
+    assert at_chance([0.1, 0.11, 0.12], chance=0.1) and not at_chance([0.1, 0.4, 0.5], chance=0.1)
+    assert at_chance([2.3, math.nan], chance=math.log(10), perfect=0.0) and not at_chance([1.0], math.log(10), 0.0)
+    assert progress(0.55, chance=0.1, perfect=1.0) == pytest.approx(0.5)
+    steps = numpy.arange(100)
+    assert plateau(2.3 - 0.001 * steps) and not plateau(2.3 * numpy.exp(-steps / 30))
+    assert unfinished(2.3 - 0.01 * steps) and not unfinished(2.3 * numpy.exp(-steps / 10)) and not unfinished(numpy.ones(100))
+    with pytest.raises(ValueError, match="chance and perfect are both 1"):
+        progress(1.0, 1.0, 1.0)
+    with pytest.raises(ValueError, match="3 values is too short"):
+        unfinished([1.0, 0.5, 0.4], window=0.5)
+    with pytest.raises(ValueError, match="no value"):
+        at_chance([], 0.1)
+
+
+def test_the_lab_loads_no_statistics_package():
+    code = "import sys, resnorm.lab; print(sorted({'scipy', 'statsmodels', 'pandas'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -18,8 +18,8 @@ class Comparison:
 
     `df`: degrees of freedom of the standard error. `seeds`: pairs of runs, or runs of the smaller arm where they are not
     paired. `items`: test items, where they were drawn anew too. `margin`: a difference that does not matter.
-    `level`: how often equal arms may be called different. `q_values`: the p values of difference and of equivalence,
-    corrected for a family (`false_discovery`). `untested`: why this setting cannot speak.
+    `level`: how often equal arms may be called different. `q_values`: the `p_values`, corrected for a family (`control`).
+    `untested`: why this setting cannot speak.
     """
 
     estimate: float
@@ -30,7 +30,7 @@ class Comparison:
     margin: float | None = None
     level: float = 0.05
     items: int | None = None
-    q_values: tuple[float, float] | None = None
+    q_values: tuple[float, ...] | None = None
     untested: str = ""
 
     def __post_init__(self):
@@ -70,6 +70,11 @@ class Comparison:
         return _t_tail((self.estimate + self.margin) / self.standard_error, self.df)
 
     @property
+    def p_values(self) -> tuple[float, ...]:
+        """Those that decide: of no difference and, where a margin is stated, of no equivalence."""
+        return (self.p_value,) if self.margin is None else (self.p_value, self.p_equivalence)
+
+    @property
     def outcome(self) -> Outcome:
         """What can be said at the level: where a margin is stated, "equivalent" comes before a direction.
 
@@ -77,8 +82,8 @@ class Comparison:
         """
         if self.untested:
             return "not tested here"
-        difference, equivalence = self.q_values or (self.p_value, self.p_equivalence)
-        if equivalence <= self.level:
+        difference, *equivalence = self.q_values or self.p_values
+        if equivalence and equivalence[0] <= self.level:
             return "equivalent"
         if difference <= self.level:
             return "larger" if self.estimate > 0 else "smaller"

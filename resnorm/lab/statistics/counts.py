@@ -1,16 +1,18 @@
 """Counts of successes, and forecasts of outcomes that happen or not."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 from resnorm.extras import needed_for
-from resnorm.lab.statistics.comparison import rounded
+from resnorm.lab.statistics.comparison import Outcome, rounded
 
 
 @dataclass(frozen=True)
 class Proportions:
-    r"""Hold two counts of successes and compare them: $k_1$ of $n_1$ runs against $k_2$ of $n_2$; see `proportions`."""
+    r"""Hold two counts of successes, $k_1$ of $n_1$ runs and $k_2$ of $n_2$, and compare them; see `proportions`.
+
+    `q_values` and `untested` as in `Comparison`.
+    """
 
     first: tuple[int, int]
     second: tuple[int, int]
@@ -18,6 +20,8 @@ class Proportions:
     p_value: float
     unit: str = ""
     level: float = 0.05
+    q_values: tuple[float, ...] | None = None
+    untested: str = ""
 
     @property
     def estimate(self) -> float:
@@ -25,26 +29,39 @@ class Proportions:
         return self.first[0] / self.first[1] - self.second[0] / self.second[1]
 
     @property
-    def outcome(self) -> Literal["larger", "smaller", "undecided"]:
-        """What can be said at the level."""
-        if self.p_value > self.level:
+    def p_values(self) -> tuple[float, ...]:
+        """Those that decide: of no difference."""
+        return (self.p_value,)
+
+    @property
+    def outcome(self) -> Outcome:
+        """What can be said at the level; few runs cannot show equivalence."""
+        if self.untested:
+            return "not tested here"
+        if (self.q_values or self.p_values)[0] > self.level:
             return "undecided"
         return "larger" if self.estimate > 0 else "smaller"
+
+    def not_tested(self, reason: str) -> "Proportions":
+        """The same counts with the outcome "not tested here"."""
+        return replace(self, untested=reason)
 
     def __str__(self) -> str:
         (k1, n1), (k2, n2) = self.first, self.second
         mean, ends = rounded(self.estimate, self.interval)
         unit = f" {self.unit}" if self.unit else ""
-        share = f"difference {mean} {ends}, {100 * (1 - self.level):g} % interval"
-        return f"{k1} of {n1} against {k2} of {n2}{unit} ({share}, p = {self.p_value:.2g})"
+        share = f"difference of shares {mean} {ends}, {100 * (1 - self.level):g} % interval"
+        text = f"{k1} of {n1} against {k2} of {n2}{unit} ({share}; p = {self.p_value:.2g})"
+        return f"{text}; not tested here: {self.untested}" if self.untested else text
 
 
 def proportions(k1: int, n1: int, k2: int, n2: int, unit: str = "", level: float = 0.05) -> Proportions:
     r"""Compare $k_1$ successes of $n_1$ with $k_2$ of $n_2$: Fisher's exact test, two-sided, and an interval.
 
     The interval of the difference adds the squares of the distances to the exact (Clopper-Pearson) ends of each share,
-    Newcombe's construction: it is never of width 0, and covers at least its level where Fisher's test is used, with few
-    runs. 3 of 3 against 0 of 3 is p = 0.10. Raises ValueError for counts that are not 0 <= k <= n with n > 0.
+    Newcombe's construction. It is never of width 0, and of 2 to 10 runs a side the 95 % interval covers at least 92 %,
+    whatever the true shares are. 3 of 3 against 0 of 3 is p = 0.10.
+    Raises ValueError for counts that are not 0 <= k <= n with n > 0.
     """
     for k, n in ((k1, n1), (k2, n2)):
         if not (0 <= k <= n and n > 0):

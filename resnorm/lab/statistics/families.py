@@ -6,8 +6,10 @@ from typing import Literal, TypeVar
 
 from resnorm.extras import needed_for
 from resnorm.lab.statistics.comparison import Comparison
+from resnorm.lab.statistics.counts import Proportions
 
 Key = TypeVar("Key")
+Contest = TypeVar("Contest", Comparison, Proportions)
 _METHODS = {"benjamini-hochberg": "fdr_bh", "benjamini-yekutieli": "fdr_by"}
 
 
@@ -35,22 +37,20 @@ def false_discovery(
     return [bool(one) for one in found], [float(q) for q in q_values]
 
 
-def control(comparisons: Mapping[Key, Comparison], method: str = "benjamini-hochberg") -> dict[Key, Comparison]:
-    """Return the comparisons of a family with their q values, by which `Comparison.outcome` then decides.
+def control(family: Mapping[Key, Contest], method: str = "benjamini-hochberg") -> dict[Key, Contest]:
+    """Return the comparisons (or proportions) of a family with their q values, by which `outcome` then decides.
 
-    The family holds the test of a difference of each comparison that was tested, and that of equivalence where a margin
-    is stated. The intervals stay those of each comparison alone.
+    A family holds the tests of a difference and, where a margin is stated, of equivalence; a comparison that was not
+    tested stays out. They must have one level. The intervals stay those of each comparison alone.
+    Raises ValueError where the levels differ.
     """
-    tested = {key: comparison for key, comparison in comparisons.items() if not comparison.untested}
-    kinds = [(key, kind) for key, one in tested.items() for kind in range(1 if one.margin is None else 2)]
-    _, q_values = false_discovery([(tested[key].p_value, tested[key].p_equivalence)[kind] for key, kind in kinds], method=method)
-    corrected = {key: [1.0, 1.0] for key in tested}
-    for (key, kind), q_value in zip(kinds, q_values, strict=True):
-        corrected[key][kind] = q_value
-    return {
-        key: replace(comparison, q_values=tuple(corrected[key])) if key in tested else comparison
-        for key, comparison in comparisons.items()
-    }
+    tested = {key: contest for key, contest in family.items() if not contest.untested}
+    if len(levels := {contest.level for contest in tested.values()}) > 1:
+        raise ValueError(f"the family has the levels {', '.join(map(str, sorted(levels)))}: give it one")
+    p_values = [p_value for contest in tested.values() for p_value in contest.p_values]
+    q_values = iter(false_discovery(p_values, method=method)[1])
+    corrected = {key: replace(one, q_values=tuple(next(q_values) for _ in one.p_values)) for key, one in tested.items()}
+    return {key: corrected.get(key, contest) for key, contest in family.items()}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The variance between seeds: each arm's own, moderated by the other arms of its study."""
 
 import math
+import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -68,17 +69,14 @@ def moderated_variance(values: Values, paired: bool = True, prior: Prior | None 
     `values`: arm -> seed -> value, all finite. `prior`: of other studies by `variance_prior`, used where this study has
     fewer than FEW_DF degrees of freedom. Raises ValueError for no arms or a value that is not finite.
     """
-    with needed_for("comparisons of runs"):
-        import numpy
-
     _check(values)
     means = {arm: math.fsum(seeds.values()) / len(seeds) for arm, seeds in values.items()}
     paired = paired and len(values) > 1
     # The median over arms does not follow an arm that explodes, as a mean would.
-    rough = _own(values, _seed_effects(values, numpy.median) if paired else {}, dict.fromkeys(values, 1.0))
+    rough = _own(values, _seed_effects(values, statistics.median) if paired else {}, dict.fromkeys(values, 1.0))
     unstable, steady = _outliers({arm: pair for arm, pair in rough.items() if pair[1] > 0})
     regular = {arm: seeds for arm, seeds in values.items() if arm not in (*unstable, *steady)}
-    effects = _seed_effects(regular, numpy.mean) if paired else {}
+    effects = _seed_effects(regular, statistics.fmean) if paired else {}
     own = _own(values, effects, dict.fromkeys(values, 1.0) | dict.fromkeys(regular, _share(regular) if paired else 1.0))
     known = [own[arm] for arm in regular if own[arm][1] > 0]
     df = math.fsum(own_df for _, own_df in known)
@@ -141,13 +139,11 @@ def _seed_effects(values: Values, centre: Callable) -> dict[int, float]:
     """Each seed's effect, with the arms' own centres removed: least squares for the mean, a polish for the median."""
     values = {arm: seeds for arm, seeds in values.items() if len(seeds) > 1}
     effects = dict.fromkeys((seed for seeds in values.values() for seed in seeds), 0.0)
-    # One round is enough where every arm has every seed.
-    for _ in range(100):
+    # For means one round is enough where every arm has every seed.
+    for _ in range(50):
         centres = {arm: centre([value - effects[seed] for seed, value in seeds.items()]) for arm, seeds in values.items()}
         before = effects
-        effects = {
-            seed: float(centre([seeds[seed] - centres[arm] for arm, seeds in values.items() if seed in seeds])) for seed in before
-        }
+        effects = {seed: centre([seeds[seed] - centres[arm] for arm, seeds in values.items() if seed in seeds]) for seed in before}
         if all(math.isclose(effects[seed], before[seed], rel_tol=1e-9, abs_tol=1e-12) for seed in effects):
             break
     return effects
@@ -176,12 +172,11 @@ def _own(values: Values, effects: Mapping[int, float], shares: Mapping[str, floa
 def _outliers(own: Mapping[str, tuple[float, float]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The arms that vary far more, and those that vary far less, than the median arm."""
     with needed_for("comparisons of runs"):
-        import numpy
         from scipy import special
 
     if len(own) < 3:
         return (), ()
-    middle = float(numpy.median([variance for variance, _ in own.values()]))
+    middle = statistics.median(variance for variance, _ in own.values())
     if middle == 0:
         return tuple(arm for arm, (variance, _) in own.items() if variance > 0), ()
     unstable, steady = [], []

@@ -26,9 +26,10 @@ chapters: $(INSTALLED)  ## execute every chapter, without pages (REQUIREMENTS=re
 test: $(INSTALLED)  ## run all tests (ARGS="-k words")
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto $(ARGS)
 
-lint: $(INSTALLED)  ## check style and imports (ruff; ARGS=--fix repairs)
+lint: $(INSTALLED)  ## check style, imports and types (ruff, mypy; ARGS=--fix repairs the first two)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check . $(ARGS)
+	@$(BIN)/mypy
 
 bench: $(PEERS)  ## measure this package beside others into results/benchmarks (ARGS="--quick")
 	@set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(ARGS); done

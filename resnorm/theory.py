@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 from resnorm.words import parse
 
@@ -125,7 +126,7 @@ def predict(
     """
     if depth < 0:
         raise ValueError(f"depth={depth!r}; allowed: 0 or more")
-    rows = [{"block": 0, "forward_rms": 1.0, "skip_share": None, "gradient": 1.0}]
+    rows: list[dict[str, Any]] = [{"block": 0, "forward_rms": 1.0, "skip_share": None, "gradient": 1.0}]
     gains, variance = [], 1.0
     for block in range(1, depth + 1):
         step = through_block(word, variance, skip, gain, backward, alpha, scale)

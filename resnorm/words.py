@@ -136,7 +136,9 @@ class _Parser:
                 f"opens inside the bracket of position {self.bracket}; brackets do not nest: put all "
                 "branches side by side in one, as in '[A,X,M]'",
             )
-        self.bracket, self.part, self.parts = position, [], []
+        self.bracket = position
+        self.part: list[Letter] = []
+        self.parts: list[tuple[Letter, ...]] = []
         self.before = self.branched, self.anywhere
 
     def _next(self, position: int) -> None:
@@ -384,14 +386,14 @@ class Block(nn.Module):
                         self._share(first.name, letter.name)
 
     def _share(self, first: str, other: str) -> None:
-        for name, parameter in self._modules[first].named_parameters():
-            if self._modules[other].get_parameter(name).shape != parameter.shape:
+        for name, parameter in self.get_submodule(first).named_parameters():
+            if self.get_submodule(other).get_parameter(name).shape != parameter.shape:
                 raise WordError(
                     f"{first} and {other} of {self.word!r} have different shapes and cannot be tied; give each "
                     "occurrence its own setting"
                 )
             owner, _, leaf = name.rpartition(".")
-            setattr(self._modules[other].get_submodule(owner), leaf, parameter)
+            setattr(self.get_submodule(other).get_submodule(owner), leaf, parameter)
 
     @property
     def ends_in_merge(self) -> bool:
@@ -412,7 +414,7 @@ class Block(nn.Module):
         for steps in self.plan:
             skip = h
             for step in steps:
-                h = step.apply(modules, h, skip, x, inputs)
+                h = step.apply(modules, h, skip, x, inputs)  # type: ignore[arg-type]  # none of a block's modules is None
         return h
 
     def parts(self, letter: str) -> list[nn.Module]:
@@ -420,7 +422,7 @@ class Block(nn.Module):
 
         Raises `ValueError` for what is no letter, and for a letter that the word does not have.
         """
-        modules = [self._modules[name] for one in self._letters() if (name := one.name) in self._modules and one.symbol == letter]
+        modules = [self.get_submodule(one.name) for one in self._letters() if one.name in self._modules and one.symbol == letter]
         if not modules:
             raise ValueError(_no_parts(letter, repr(self.word), (one.symbol for one in self._letters() if one.takes_setting)))
         return modules
@@ -451,14 +453,14 @@ def _no_parts(letter: str, where: str, there: Iterable[str]) -> str:
 
 def _factories(word: str, letters: dict[str, Any]) -> dict[int, Callable[..., nn.Module]]:
     """One factory for each position of the word, from the settings of its letters."""
-    for letter in letters:
-        if letter not in LETTERS or letter in MARKS:
+    for symbol in letters:
+        if symbol not in LETTERS or symbol in MARKS:
             known = " ".join(BRANCHES | MERGES | GLUE)
-            raise WordError(f"unknown letter {letter!r} for the word {word!r}; the letters are {known}")
-        if letter not in word:
-            raise WordError(f"letter {letter!r} is set but does not occur in {word!r}; leave it out, or add it to the word")
-        if not LETTERS[letter].takes_setting:
-            raise WordError(f"letter {letter!r} of {word!r} takes no setting; leave it out")
+            raise WordError(f"unknown letter {symbol!r} for the word {word!r}; the letters are {known}")
+        if symbol not in word:
+            raise WordError(f"letter {symbol!r} is set but does not occur in {word!r}; leave it out, or add it to the word")
+        if not LETTERS[symbol].takes_setting:
+            raise WordError(f"letter {symbol!r} of {word!r} takes no setting; leave it out")
     factories: dict[int, Callable[..., nn.Module]] = {}
     for symbol in dict.fromkeys(word):
         letter = LETTERS.get(symbol)

@@ -6,8 +6,9 @@ Several heads may share their keys and values: `key_value_heads` (grouped-query 
 A `Cache` keeps keys and values from one token to the next, a `FirstValues` keeps the first layer's values for the others.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -108,19 +109,19 @@ class _Attention(nn.Module):
 
     def __init__(
         self,
-        width,
-        inputs,
-        heads,
-        causal,
-        dropout,
-        bias,
-        key_value_heads=None,
-        head_width=None,
-        query_key_norm=None,
-        value_norm=None,
-        per_head=False,
-        inner_norm=None,
-        head_scale=False,
+        width: int,
+        inputs: dict[str, tuple[int, str]],
+        heads: int,
+        causal: bool,
+        dropout: float,
+        bias: bool | str,
+        key_value_heads: int | None = None,
+        head_width: int | None = None,
+        query_key_norm: str | None = None,
+        value_norm: str | None = None,
+        per_head: bool = False,
+        inner_norm: str | None = None,
+        head_scale: bool = False,
     ):
         super().__init__()
         if heads < 1 or (head_width is None and width % heads):
@@ -152,17 +153,17 @@ class _Attention(nn.Module):
         self.inner_norm = None if inner_norm is None else norm(inner_norm, heads * each)
         self.output = nn.Linear(heads * each, width, bias=bias is True)
 
-    def parts(self, packed, made, dim):
+    def parts(self, packed: Tensor, made: str, dim: int) -> tuple[Tensor, ...]:
         """Cut what one matrix of `inputs` made, or its rows, into queries, keys and values."""
         return packed.split([self.sizes[part] for part in made], dim)
 
-    def split(self, x, norm=None):
+    def split(self, x: Tensor, norm: nn.Module | None = None) -> Tensor:
         """(batch, tokens, width) to (batch, heads, tokens, head_width), normalised before, or after it for `per_head`."""
         x = x if norm is None or self.per_head else norm(x)
         x = x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)
         return norm(x) if norm is not None and self.per_head else x
 
-    def attend(self, query, key, value, mask):
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         queries, keys = query.shape[-2], key.shape[-2]
         if self.key_value_heads != self.heads:  # each key and value for all the queries of its group
             key, value = (h.repeat_interleave(self.heads // self.key_value_heads, 1) for h in (key, value))
@@ -186,7 +187,7 @@ class _Attention(nn.Module):
         return self.output(h if self.inner_norm is None else self.inner_norm(h))
 
 
-def _written_out(query, key, value, attn_mask, dropout_p, is_causal):
+def _written_out(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, dropout_p: float, is_causal: bool) -> Tensor:
     """Attention as two matrix products and a softmax: on CPU the fused one is slow backwards in 16 bits."""
     scores, scale, blind = query @ key.transpose(-2, -1), query.shape[-1] ** -0.5, None
     if attn_mask is not None:
@@ -236,19 +237,21 @@ class SelfAttention(_Attention):
     loshchilov2024ngpt (normalised).
     """
 
+    query_key_value: nn.Linear
+
     def __init__(
         self,
-        width,
-        heads=8,
-        causal=False,
-        dropout=0.0,
-        bias=True,
-        rotary=False,
-        theta=10000,
-        rotary_width=None,
-        value_residual=False,
-        normalised=False,
-        **inside,
+        width: int,
+        heads: int = 8,
+        causal: bool = False,
+        dropout: float = 0.0,
+        bias: bool | str = True,
+        rotary: bool = False,
+        theta: float = 10000,
+        rotary_width: int | None = None,
+        value_residual: bool = False,
+        normalised: bool = False,
+        **inside: Any,
     ):
         super().__init__(width, {"query_key_value": (width, "qkv")}, heads, causal, dropout, bias, **inside)
         if rotary and rotary_width is None and self.head_width % 2:
@@ -268,7 +271,9 @@ class SelfAttention(_Attention):
         self.query_key_scale = LearnedScale(width, width) if normalised else None
         self.value_mix = nn.Parameter(torch.full((2,), 0.5)) if value_residual else None
 
-    def forward(self, x, mask=None, cache=None, first=None):
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, cache: Cache | None = None, first: FirstValues | None = None
+    ) -> Tensor:
         query, key, value = self.parts(self.query_key_value(x), "qkv", -1)
         query, key = self.split(query, self.query_norm), self.split(key, self.key_norm)
         value = self.split(value, self.value_norm)
@@ -286,19 +291,19 @@ class SelfAttention(_Attention):
             key, value = cache.extend(self, key, value)
         return self.attend(query, key, value, mask)
 
-    def turn(self, x, start):
+    def turn(self, x: Tensor, start: int) -> Tensor:
         """Queries or keys after `rotate`, all features of a head or the first `rotary_width`."""
         if self.rotary_width is None:
             return rotate(x, start, self.theta)
         width = self.rotary_width
         return torch.cat((rotate(x[..., :width], start, self.theta), x[..., width:]), -1)
 
-    def unit_weights(self):
+    def unit_weights(self) -> Iterator[tuple[Tensor, int]]:
         """Yield (weight, axis) of the vectors that `resnorm.init.project` brings to length 1; none unless normalised."""
         if self.query_key_scale is not None:
             yield from ((self.query_key_value.weight, 1), (self.output.weight, 0))
 
-    def roles(self):
+    def roles(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (role, tensor) for `query`, `key`, `value` (views of one matrix), `output` and `bias`."""
         yield from zip(("query", "key", "value"), self.parts(self.query_key_value.weight, "qkv", 0), strict=True)
         yield "output", self.output.weight
@@ -319,22 +324,33 @@ class CrossAttention(_Attention):
     Raises `ValueError` where the heads do not divide the width, and without a memory. Citation: vaswani2017attention.
     """
 
-    def __init__(self, width, heads=8, memory_width=None, dropout=0.0, bias=True, **inside):
+    query: nn.Linear
+    key_value: nn.Linear
+
+    def __init__(
+        self,
+        width: int,
+        heads: int = 8,
+        memory_width: int | None = None,
+        dropout: float = 0.0,
+        bias: bool | str = True,
+        **inside: Any,
+    ):
         inputs = {"query": (width, "q"), "key_value": (width if memory_width is None else memory_width, "kv")}
         super().__init__(width, inputs, heads, False, dropout, bias, **inside)
 
-    def forward(self, x, memory=None, mask=None, cache=None):
+    def forward(self, x: Tensor, memory: Tensor | None = None, mask: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         if memory is None:
             raise ValueError("cross-attention needs a memory to attend to; give it as block(x, X=dict(memory=z))")
 
-        def keys_and_values():
+        def keys_and_values() -> KeysAndValues:
             key, value = self.parts(self.key_value(memory), "kv", -1)
             return self.split(key, self.key_norm), self.split(value, self.value_norm)
 
         query = self.split(self.query(x), self.query_norm)
         return self.attend(query, *(keys_and_values() if cache is None else cache.once(self, keys_and_values)), mask)
 
-    def roles(self):
+    def roles(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (role, tensor) for `query`, `key`, `value` (views of one matrix), `output` and `bias`."""
         yield "query", self.query.weight
         yield from zip(("key", "value"), self.parts(self.key_value.weight, "kv", 0), strict=True)
@@ -342,12 +358,16 @@ class CrossAttention(_Attention):
         yield from (("bias", part.bias) for part in (self.query, self.key_value, self.output) if part.bias is not None)
 
 
-def attention(heads=8, causal=False, dropout=0.0, bias=True, rotary=False, **inside):
+def attention(
+    heads: int = 8, causal: bool = False, dropout: float = 0.0, bias: bool | str = True, rotary: bool = False, **inside: Any
+) -> partial[SelfAttention]:
     """Return a factory of `SelfAttention`; `inside`: its norms and what else it takes by name, such as `key_value_heads`."""
     return partial(SelfAttention, heads=heads, causal=causal, dropout=dropout, bias=bias, rotary=rotary, **inside)
 
 
-def cross_attention(heads=8, memory_width=None, dropout=0.0, bias=True, **inside):
+def cross_attention(
+    heads: int = 8, memory_width: int | None = None, dropout: float = 0.0, bias: bool | str = True, **inside: Any
+) -> partial[CrossAttention]:
     """Return a factory of `CrossAttention`; a block passes the memory on as `block(x, X=dict(memory=z))`.
 
     `inside`: its norms, `head_scale`, `key_value_heads` and `head_width`.

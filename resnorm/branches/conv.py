@@ -1,7 +1,9 @@
 """Convolutions, plain, weight-normalised or weight-standardised."""
 
 import math
+from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +36,16 @@ class Convolution(nn.Conv2d):
     Citation: salimans2016weight, qiao2019weight, brock2021characterizing.
     """
 
-    def __init__(self, width, out=None, kernel=3, stride=1, groups=1, bias=False, weight=None):
+    def __init__(
+        self,
+        width: int,
+        out: int | None = None,
+        kernel: int = 3,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        weight: str | None = None,
+    ):
         out = width if out is None else out
         if kernel % 2 == 0:
             raise ValueError(f"conv: kernel={kernel} is even and would change the image's size; use an odd kernel")
@@ -47,38 +58,39 @@ class Convolution(nn.Conv2d):
                 "eps, as 'standard(eps=1e-8)'"
             )
         super().__init__(width, out, kernel, stride, kernel // 2, groups=groups, bias=bias)
-        self.out_width, self.form, self.eps = out, form, options.get("eps", EPS) if form in STANDARD else None
+        self.out_width, self.form = out, form
+        self.eps: float | None = options.get("eps", EPS) if form in STANDARD else None
         if form == "norm":
             self.gain = nn.Parameter(torch.empty(out))
             self.reset_gain()
 
     @torch.no_grad()
-    def reset_gain(self):
+    def reset_gain(self) -> None:
         """Set weight norm's gain to the length of each filter, so that its filters are the weight; other forms have no
         gain.
         """
         if self.form == "norm":
             self.gain.copy_(self.weight.flatten(1).norm(dim=1))
 
-    def filters(self):
+    def filters(self) -> Tensor:
         """Return the filters as they are used: (out, width / groups, kernel, kernel)."""
         if self.form == "norm":
             return weight_norm(self.weight, self.gain)
-        if self.form in STANDARD:
+        if self.eps is not None:
             filters = weight_standardisation(self.weight, eps=self.eps)
             return filters if self.form == "standard" else filters * (RELU_GAIN / self.weight[0].numel() ** 0.5)
         return self.weight
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.filters(), self.bias)
 
-    def roles(self):
+    def roles(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (role, tensor): `kernel` and, where there is one, `bias`."""
         yield "kernel", self.weight
         if self.bias is not None:
             yield "bias", self.bias
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         form = f"{self.form}(eps={self.eps})" if self.eps not in (None, EPS) else self.form
         return super().extra_repr() + (f", weight={form!r}" if form else "")
 
@@ -91,6 +103,8 @@ class Blur(nn.Module):
     Raises `RuntimeError` for an image of one pixel a side. Citation: zhang2019making.
     """
 
+    weights: Tensor
+
     def __init__(self, width: int):
         super().__init__()
         self.out_width = width
@@ -101,16 +115,18 @@ class Blur(nn.Module):
         return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), self.weights.to(x.dtype), stride=2, groups=self.out_width)
 
 
-def conv(out=None, kernel=3, stride=1, groups=1, bias=False, weight=None):
+def conv(
+    out: int | None = None, kernel: int = 3, stride: int = 1, groups: int = 1, bias: bool = False, weight: str | None = None
+) -> partial[Convolution]:
     """Return a factory of `Convolution`; `out=None` keeps the width."""
     return partial(Convolution, out=out, kernel=kernel, stride=stride, groups=groups, bias=bias, weight=weight)
 
 
-def conv3x3(out=None, stride=1, **options):
+def conv3x3(out: int | None = None, stride: int = 1, **options: Any) -> partial[Convolution]:
     """Return a factory of 3x3 convolutions."""
     return conv(out, kernel=3, stride=stride, **options)
 
 
-def conv1x1(out=None, stride=1, **options):
+def conv1x1(out: int | None = None, stride: int = 1, **options: Any) -> partial[Convolution]:
     """Return a factory of 1x1 convolutions."""
     return conv(out, kernel=1, stride=stride, **options)

@@ -1,14 +1,19 @@
 """Feed-forward branches."""
 
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from resnorm.norms import norm
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
 GATED = "swiglu"
 
 
@@ -28,7 +33,17 @@ class MLP(nn.Module):
     Citation: vaswani2017attention, shazeer2020glu (SwiGLU), wang2022magneto (inner norm), loshchilov2024ngpt (normalised).
     """
 
-    def __init__(self, width, expansion=4, activation="relu", dropout=0.0, bias=True, out=None, inner_norm=None, normalised=False):
+    def __init__(
+        self,
+        width: int,
+        expansion: float = 4,
+        activation: str = "relu",
+        dropout: float = 0.0,
+        bias: bool = True,
+        out: int | None = None,
+        inner_norm: str | None = None,
+        normalised: bool = False,
+    ):
         super().__init__()
         units = round(expansion * width)
         if activation not in (*ACTIVATIONS, GATED):
@@ -45,7 +60,7 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(units, self.out_width, bias=bias)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         h = self.hidden(x)
         if self.hidden_scale is not None:
             h = h * self.hidden_scale.to(h.dtype)
@@ -58,12 +73,12 @@ class MLP(nn.Module):
             h = self.inner_norm(h)
         return self.output(self.dropout(h))
 
-    def unit_weights(self):
+    def unit_weights(self) -> Iterator[tuple[Tensor, int]]:
         """Yield (weight, axis) of the vectors that `resnorm.init.project` brings to length 1; none unless normalised."""
         if self.hidden_scale is not None:
             yield from ((self.hidden.weight, 1), (self.output.weight, 0))
 
-    def roles(self):
+    def roles(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (role, tensor): `hidden` (twice with SwiGLU: views of one matrix), `output` and `bias`."""
         for weight in self.hidden.weight.chunk(2 if self.activation == GATED else 1):
             yield "hidden", weight
@@ -75,18 +90,26 @@ class MLP(nn.Module):
 class Linear(nn.Linear):
     r"""Map every position linearly: $W x + b$. Shapes: x (..., width), output (..., out)."""
 
-    def __init__(self, width, out=None, bias=True):
+    def __init__(self, width: int, out: int | None = None, bias: bool = True):
         super().__init__(width, width if out is None else out, bias=bias)
         self.out_width = self.out_features
 
-    def roles(self):
+    def roles(self) -> Iterator[tuple[str, Tensor]]:
         """Yield (role, tensor): `output`, since the matrix writes into the stream, and `bias`."""
         yield "output", self.weight
         if self.bias is not None:
             yield "bias", self.bias
 
 
-def mlp(expansion=4, activation="relu", dropout=0.0, bias=True, out=None, inner_norm=None, normalised=False):
+def mlp(
+    expansion: float = 4,
+    activation: str = "relu",
+    dropout: float = 0.0,
+    bias: bool = True,
+    out: int | None = None,
+    inner_norm: str | None = None,
+    normalised: bool = False,
+) -> partial[MLP]:
     """Return a factory of `MLP`."""
     return partial(
         MLP,
@@ -100,6 +123,6 @@ def mlp(expansion=4, activation="relu", dropout=0.0, bias=True, out=None, inner_
     )
 
 
-def linear(out=None, bias=True):
+def linear(out: int | None = None, bias: bool = True) -> partial[Linear]:
     """Return a factory of `Linear`."""
     return partial(Linear, out=out, bias=bias)

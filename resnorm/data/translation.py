@@ -57,7 +57,7 @@ def multi30k(
 
     Tokens, ``vocabulary``, ``longest``, ``subset``, shapes and errors are those of `en_vi`.
     """
-    files = dict(train=("train",), validation=("val",), test=("test_2016_flickr",))
+    files: dict[str, tuple[str, ...]] = dict(train=("train",), validation=("val",), test=("test_2016_flickr",))
     original = "https://github.com/multi30k/dataset, data/task1/raw"
     pairs = _read(data_root(root) / "multi30k", files, ("en.gz", "de.gz"), original)
     return subword_pairs("multi30k", pairs, vocabulary, longest, subset)

@@ -74,7 +74,7 @@ def _build(stem, width, counts, growth, norm, bottleneck, compression, classes) 
         raise ValueError(f"growth={growth}, compression={compression}; allowed: growth >= 1, 0 < compression <= 1")
     word = "nrCnrC" if bottleneck else "nrC"
     kernels = ([conv1x1(4 * growth)] if bottleneck else []) + [conv3x3(growth)]
-    parts = []
+    parts: list[nn.Module] = []
     for stage, count in enumerate(counts):
         if stage:
             shrink = partial(_shrink, out=int(compression * width))

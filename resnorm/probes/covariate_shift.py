@@ -34,7 +34,7 @@ def covariate_shift(model: nn.Module, x: Tensor, targets: Tensor, lr: float) -> 
     readers = {name: model.get_submodule(name.rpartition(".")[0]) for name in weights if weights[name].dim() > 1}
     with _training(model):
         before, _, read = _gradients(model, weights, weights, x, targets, readers.values())
-        moved, rows = dict(weights), []
+        moved, rows = dict(weights), list[dict]()
         for name in weights:
             if name in readers:
                 found, _, now = _gradients(model, moved, [name], x, targets, [readers[name]], seed=1)

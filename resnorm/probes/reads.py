@@ -28,7 +28,7 @@ def reads(model: nn.Module) -> list[dict[str, Any]]:
         sizes = [stack.blocks[0].width, *(block.out_width for block in stack.blocks)]
         behind = modules[modules.index(list(stack.modules())[-1]) + 1 :]
         after = next((module for module in behind if isinstance(module, (Block, nn.Linear))), None)
-        readers = [(block, block) for block in stack.blocks]
+        readers: list[tuple[nn.Module, nn.Module | None]] = [(block, block) for block in stack.blocks]
         if after is not None:
             readers.append((after, after if isinstance(after, Block) else stack.last))
         for block, (reader, normed) in enumerate(readers, start=1):

@@ -25,7 +25,7 @@ NEUTRAL = frozenset(
     """.split()
 )
 # A field with one of these values switches nothing on.
-OFF = (None, False, 0, "", {}, [])
+OFF: tuple = (None, False, 0, "", {}, [])
 
 
 @dataclass(frozen=True)

@@ -334,4 +334,4 @@ def test_a_variant_describes_itself(name):
 
 
 def test_the_catalog_cannot_list_a_name_twice():
-    assert len(catalog._ALL) == len(VARIANTS)
+    assert len(catalog.variants._ALL) == len(VARIANTS)

@@ -1,8 +1,12 @@
 """Comparisons of arms: against scipy, statsmodels and hand-computed values, and by simulations of families."""
 
+import contextlib
+import io
 import math
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy
 import pandas
@@ -86,9 +90,7 @@ def test_text():
         "+1.70 [1.3, 2.1] points of test accuracy (95 % interval, 3 seeds)"
     )
     undecided = str(Comparison(0.2, 0.5, 40, 3, "points"))
-    assert undecided == (
-        "+0.2 [-0.8, 1.2] points (95 % interval, 3 seeds); undecided: a difference of 1.4 would have been found (80 % power)"
-    )
+    assert undecided == ("+0.2 [-0.8, 1.2] points (95 % interval, 3 seeds); undecided, 1.4 would have been found (80 % power)")
     assert str(Comparison(0.1, 0.5, 40, 3, margin=2.0)).endswith("; equivalent within 2")
     assert "[-0.003, " in str(Comparison(0.5, 0.249, 40, 3)), "an end that is not zero is not written as zero"
     assert str(Comparison(120.0, 2000.0, 40, 3)).startswith("+120 [-3922, 4162]")
@@ -381,6 +383,7 @@ def test_false_discoveries_by_hand():
 def test_a_family_takes_back_what_is_found_by_chance():
     alone = {str(i): Comparison(0.5, 1.0, 30, 3) for i in range(19)} | {"found": Comparison(2.2, 1.0, 30, 3)}
     assert alone["found"].outcome == "larger" and control(alone)["found"].outcome == "undecided"
+    assert str(control(alone)["found"]).endswith("; undecided in its family of comparisons (q = 0.62)")
     alone["found"] = Comparison(6.0, 1.0, 30, 3)
     assert control(alone)["found"].outcome == "larger"
     silent = alone["0"].not_tested("at chance")
@@ -483,6 +486,21 @@ def test_an_arm_at_chance_or_on_a_plateau_cannot_speak():
         unfinished([1.0, 0.5, 0.4], window=0.5)
     with pytest.raises(ValueError, match="no value"):
         at_chance([], 0.1)
+
+
+def test_the_page_prints_what_its_code_prints():
+    """And what it says of the old rule: twice the standard error of three seeds, 18 of 100; 4.3 would be needed."""
+    text = (Path(__file__).parent.parent / "book/how_this_book_decides.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(python|text)\n(.*?)```", text, re.DOTALL)
+    assert [kind for kind, _ in blocks] == ["python", "text"] * (len(blocks) // 2) and blocks
+    names = {}
+    for (_, code), (_, shown) in zip(blocks[::2], blocks[1::2], strict=True):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(code, "how_this_book_decides.md", "exec"), names)
+        assert printed.getvalue() == shown
+    assert f"${200 * stats.t.sf(2, 2):.0f}$ of $100$ cases" in text
+    assert f"mean of ${stats.t.isf(0.025, 2):.1f}$ standard errors" in text
 
 
 def test_the_lab_loads_no_statistics_package():

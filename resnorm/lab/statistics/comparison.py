@@ -57,7 +57,7 @@ class Comparison:
 
     @property
     def p_equivalence(self) -> float:
-        r"""Of a difference of the margin or more, by two one-sided t tests: the larger of both; 1 without a margin."""
+        r"""Of a difference of the margin or more, by two one-sided t tests (schuirmann1987comparison); 1 without a margin."""
         if self.margin is None or not self.measurable:
             return 1.0
         return _t_tail((self.margin - abs(self.estimate)) / self.standard_error, self.df)
@@ -111,8 +111,10 @@ class Comparison:
             return f"{text}; not tested here: {self.untested}"
         if self.outcome == "equivalent":
             return f"{text}; equivalent within {self.margin:g}"
+        if self.outcome == "undecided" and self.p_value <= self.level:
+            return f"{text}; undecided in its family of comparisons (q = {self.q_values[0]:.2g})"
         if self.outcome == "undecided" and self.measurable:
-            return f"{text}; undecided: a difference of {self.detectable:.2g} would have been found (80 % power)"
+            return f"{text}; undecided, {self.detectable:.2g} would have been found (80 % power)"
         return text
 
 

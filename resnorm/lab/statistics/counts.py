@@ -58,10 +58,10 @@ class Proportions:
 def proportions(k1: int, n1: int, k2: int, n2: int, unit: str = "", level: float = 0.05) -> Proportions:
     r"""Compare $k_1$ successes of $n_1$ with $k_2$ of $n_2$: Fisher's exact test, two-sided, and an interval.
 
-    The interval of the difference adds the squares of the distances to the exact (Clopper-Pearson) ends of each share,
-    Newcombe's construction. It is never of width 0, and of 2 to 10 runs a side the 95 % interval covers at least 92 %,
-    whatever the true shares are. 3 of 3 against 0 of 3 is p = 0.10.
-    Raises ValueError for counts that are not 0 <= k <= n with n > 0.
+    The interval of the difference adds the squares of the distances to the exact (Clopper-Pearson) ends of each share, the
+    construction of newcombe1998interval. It is never of width 0, and of 2 to 10 runs a side the 95 % interval covers at
+    least 92 %, whatever the true shares are. 3 of 3 against 0 of 3 is p = 0.10. Raises ValueError for counts that are not 0
+    <= k <= n with n > 0.
     """
     for k, n in ((k1, n1), (k2, n2)):
         if not (0 <= k <= n and n > 0):
@@ -91,7 +91,8 @@ class CalibrationBin:
 def brier(forecasts: Sequence[float], outcomes: Sequence[bool]) -> float:
     r"""Return the Brier score $\frac1n \sum_i (f_i - o_i)^2$: 0 is perfect, 0.25 is "fifty-fifty" every time.
 
-    `forecasts`: probabilities; `outcomes`: whether each came true. Raises ValueError where the two do not match.
+    `forecasts`: probabilities; `outcomes`: whether each came true. Citation: brier1950verification.
+    Raises ValueError where the two do not match.
     """
     pairs = _forecasts(forecasts, outcomes)
     return sum((forecast - outcome) ** 2 for forecast, outcome in pairs) / len(pairs)

@@ -21,10 +21,11 @@ def false_discovery(
     r"""Return for each test of a family whether it is a discovery, and its q value, $\min_{j \ge i} m\,p_{(j)} / j$.
 
     Among the discoveries at most a share of `level` is expected to be false; if no arm differs, a family makes any
-    discovery in at most that share of cases. Benjamini-Hochberg is the default although the arms of a study share their
-    reference: sharing makes the tests positively dependent, the case in which it is known to hold for one-sided tests and
-    has held in simulations of two-sided ones (ours is among the tests of this package). Benjamini-Yekutieli holds for any
-    dependence, at the price of a factor $\sum_i 1/i$: 3.8 for 25 tests. Raises ValueError for another method.
+    discovery in at most that share of cases. Benjamini-Hochberg (benjamini1995controlling) is the default although the arms
+    of a study share their reference: sharing makes the tests positively dependent, the case in which it is known to hold
+    for one-sided tests and has held in simulations of two-sided ones (ours is among the tests of this package).
+    Benjamini-Yekutieli (benjamini2001control) holds for any dependence, at the price of a factor $\sum_i 1/i$: 3.8 for 25
+    tests. Raises ValueError for another method.
     """
     if method not in _METHODS:
         raise ValueError(f"method is {method!r}; allowed: {', '.join(_METHODS)}")
@@ -93,10 +94,11 @@ def hierarchical(
 ) -> Hierarchy:
     r"""Shrink many arms towards each other: $\hat\theta_a \sim N(\theta_a, \mathrm{SE}_a^2)$, $\theta_a \sim N(\mu, \tau^2)$.
 
-    Give the arms' means, the `reference` among them, and not their differences from it: those share its error. $\mu$ and
-    $\tau$ have flat priors, so that the density of $\tau$ is the restricted likelihood (REML), here on a grid; the
-    $\theta_a$ are drawn from the posterior, with this `seed`, and the draws give means, intervals and ranks.
-    `larger`: whether rank 1 is the largest. Raises ValueError for fewer than 3 arms, or a standard error that is not positive.
+    Give the arms' means, the `reference` among them, and not their differences from it: those share its error. An arm far
+    from all others (one that failed) widens $\tau$ until nothing is shrunk: leave it out. $\mu$ and $\tau$ have flat
+    priors, so that the density of $\tau$ is the restricted likelihood (REML), here on a grid; the $\theta_a$ are drawn from
+    the posterior, with this `seed`, and the draws give means, intervals and ranks. `larger`: whether rank 1 is the largest.
+    Citation: rubin1981estimation. Raises ValueError for fewer than 3 arms, or a standard error that is not positive.
     """
     with needed_for("families of comparisons"):
         import numpy

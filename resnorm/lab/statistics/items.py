@@ -23,7 +23,7 @@ def paired_bootstrap(
     (seeds, items, statistics) with a `score` that maps statistics summed over items, (..., statistics), to a number
     (`corpus_bleu`). Without `score` it is the mean. Rows are paired by seed, columns by item; one row is one seed.
 
-    Items are drawn with replacement, the same for both arms and all seeds (the paired bootstrap of machine translation),
+    Items are drawn with replacement, the same for both arms and all seeds (the paired bootstrap, koehn2004statistical),
     which gives $v$, the variance of the mean difference over the $n$ seeds, and $w$, the mean variance of one seed's
     difference. With $s^2$ the variance of the differences between seeds
     $$\mathrm{SE}^2 = \frac{s^2}{n} + v - \frac{w - v}{n - 1},$$

@@ -57,9 +57,10 @@ def moderated_variance(values: Values, paired: bool = True, prior: Prior | None 
     The model is $y_{as} = \mu_a + b_s + e_{as}$ with $e_{as} \sim N(0, \sigma_a^2)$. An arm's own variance $s_a^2$ has
     $d_a = (n_a - 1)(1 - 1/A)$ degrees of freedom for $A$ arms ($n_a - 1$ if not paired). It is shrunk towards the study's
     $$\tilde s_a^2 = \frac{d_0 s_0^2 + d_a s_a^2}{d_0 + d_a},$$
-    as in limma: $s_0^2$ and $d_0$ are fitted to the spread of the arms' log variances, so that arms of equal variance are
-    nearly pooled, and arms of unequal variance keep more of their own. $d_0$ is at most PRIOR_DF and what the other arms
-    have: a few arms cannot show that they are alike, and six more degrees of freedom are worth nearly as much as fifty.
+    as in limma (smyth2004linear): $s_0^2$ and $d_0$ are fitted to the spread of the arms' log variances, so that arms of
+    equal variance are nearly pooled, and arms of unequal variance keep more of their own. $d_0$ is at most PRIOR_DF and
+    what the other arms have: a few arms cannot show that they are alike, and six more degrees of freedom are worth nearly
+    as much as fifty.
 
     An arm whose variance lies outside the central 95 % of $F(d, A d / 2)$ times the median arm's, Bonferroni-corrected for
     the number of arms, leaves the fit. One that is too large (a network that fails for some seeds) is judged by its own
@@ -67,7 +68,8 @@ def moderated_variance(values: Values, paired: bool = True, prior: Prior | None 
     this is the ordinary t test.
 
     `values`: arm -> seed -> value, all finite. `prior`: of other studies by `variance_prior`, used where this study has
-    fewer than FEW_DF degrees of freedom. Raises ValueError for no arms or a value that is not finite.
+    fewer than FEW_DF degrees of freedom.
+    Raises ValueError for no arms or a value that is not finite.
     """
     _check(values)
     means = {arm: math.fsum(seeds.values()) / len(seeds) for arm, seeds in values.items()}

@@ -52,3 +52,9 @@ def test_a_dot_table_has_a_panel_for_each_value_of_a_column_on_one_axis():
     first, second = figure.axes
     assert first.get_shared_x_axes().joined(first, second) and [ax.get_title("left") for ax in figure.axes] == ["x", "y"]
     assert figure.alt.endswith("a: x: 1 (one seed), y: 2 (one seed); b: x: not recorded, y: 3 (one seed).")
+
+
+def test_what_has_no_seeds_is_not_called_one_seed():
+    frame = pandas.DataFrame(dict(name=["a", "b"], memory=[1.0, 0.5]))
+    assert plots.dot_table(frame, "memory", "name").alt == "Dot chart of memory. a: 1; b: 0.5."
+    assert plots.bars(frame, "memory", "name").alt == "Bar chart of memory. a: 1; b: 0.5."

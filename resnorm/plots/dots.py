@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from resnorm.lab import mean_and_deviation
 from resnorm.plots.charts import named_rows, say_seeds, side_by_side
 from resnorm.plots.house import COLOURS, GREY, HATCHES, MARKERS, style
-from resnorm.plots.observations import VALUE, number, observations, over_seeds, select
+from resnorm.plots.observations import VALUE, number, observations, over_seeds, seed_count, select
 
 
 def bars(frame, y: str, by: str = "label", *, ylabel: str | None = None, scale: float = 1.0, published=None):
@@ -35,7 +35,7 @@ def bars(frame, y: str, by: str = "label", *, ylabel: str | None = None, scale: 
             text = mean_and_deviation(values)
             reach = max(values.max(), mean + deviation)
             ax.annotate(text, (reach, row), (8, 0), textcoords="offset points", va="center")
-            parts.append(f"{name}: {text}" + (" (one seed)" if len(values) == 1 else ""))
+            parts.append(f"{name}: {text}" + _one_seed(values, data))
             if published and name in published:
                 ax.plot(published[name], row, "D", mfc="#FFFFFF", mec="#000000", ms=8, zorder=5)
                 parts[-1] += f", published {number(published[name])}"
@@ -77,7 +77,7 @@ def dot_table(
         for ax, title in zip(axes, titles, strict=False):
             shown = select(data, {panels: title})
             for row, name in enumerate(names):
-                text = _draw_seeds(ax, row, shown[shown[by] == name][VALUE], dense=len(titles) > 1)
+                text = _draw_seeds(ax, row, shown[shown[by] == name], dense=len(titles) > 1)
                 parts[name].append(text if title is None else f"{title}: {text}")
             if reference is not None and shown[shown[by] == reference][VALUE].notna().any():
                 ax.axvline(shown[shown[by] == reference][VALUE].mean(), color=GREY, lw=1, zorder=1)
@@ -94,9 +94,10 @@ def dot_table(
     return figure.says(what, (f"{name}: {', '.join(texts)}" for name, texts in parts.items()))
 
 
-def _draw_seeds(ax, row: int, values, dense: bool) -> str:
+def _draw_seeds(ax, row: int, runs, dense: bool) -> str:
     """The seeds of one name, and the text that says them."""
-    found, edge = values.dropna(), ax.get_yaxis_transform()
+    values, edge = runs[VALUE], ax.get_yaxis_transform()
+    found = values.dropna()
     if not len(values):
         ax.text(0.02, row, "not recorded", va="center", style="italic", fontsize=9, transform=edge)
         return "not recorded"
@@ -112,7 +113,7 @@ def _draw_seeds(ax, row: int, values, dense: bool) -> str:
     text = mean_and_deviation(found)
     if not dense:
         ax.annotate(text, (1, row), (6, 0), edge, textcoords="offset points", va="center", fontsize=10)
-    return text + (" (one seed)" if len(found) == 1 else "") + (f", {diverged}" if lost else "")
+    return text + _one_seed(found, runs) + (f", {diverged}" if lost else "")
 
 
 def _draw_published(ax, names: list, published: dict) -> None:
@@ -127,6 +128,11 @@ def _draw_published(ax, names: list, published: dict) -> None:
     low, high = min(numbers), max(numbers)
     room = (high - low) or 1
     ax.set_xlim(low - 0.15 * room, high + 0.75 * room)
+
+
+def _one_seed(values, data) -> str:
+    """A measurement of something else than runs has no seeds, and one value of it is no seed."""
+    return " (one seed)" if len(values) == 1 and seed_count(data) else ""
 
 
 def _spread_out(row: int, count: int) -> list[float]:

@@ -148,6 +148,28 @@ def test_what_has_no_types_yet_exists():
     assert not gone, f"pyproject.toml: take these out of [[tool.mypy.overrides]]: {gone}"
 
 
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", ".github/pull_request_template.md"])
+def test_the_pages_beside_the_book_name_what_exists(page):
+    """Links to files and to headings, and the files and make targets that are named as code."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    headings = {
+        re.sub(r"[^\w -]", "", line).strip().lower().replace(" ", "-") for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    }
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    assert [link for link in links if link.startswith("#") and link[1:] not in headings] == []
+    files = [link for link in links if not link.startswith("#")] + re.findall(
+        r"`((?:resnorm|tests|book|benchmarks|notebooks|results)/[\w/.]*)`", text
+    )
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    named = [
+        word
+        for call in re.findall(r"\bmake ((?:[a-z]+\b ?)+)", "\n".join(re.findall(r"`[^`]*`|```.*?```", text, re.DOTALL)))
+        for word in call.split()
+    ]
+    assert set(named) <= set(targets)
+
+
 def test_one_version():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == resnorm.__version__
 

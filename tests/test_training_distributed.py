@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import test_training as usual
+import small_runs as usual
 import test_training_pairs as of_pairs
 import torch
 from torch import nn

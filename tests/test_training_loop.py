@@ -1,19 +1,22 @@
-"""The loop around the step: what evaluation holds in memory, modes that the caller chose, targets that are not scored."""
+"""The loop: what it learns, its curves, memory in evaluation, modes that the caller chose, targets that are not scored."""
 
+import json
+import math
 from dataclasses import replace
 
 import pytest
-import test_training as usual
+import small_runs as usual
 import test_training_pairs as of_pairs
 import torch
 from torch import nn
 from torch.nn import functional
 
-from resnorm.data import DataSet
+from resnorm.data import DataSet, digits, number_words
 from resnorm.data.dataset import NOT_SCORED
 from resnorm.models import transformer_lm
 from resnorm.probes import measure, measure_in_parts
-from resnorm.training import Recipe, fit, loop, precision
+from resnorm.training import Recipe, fit, learning_rates, loop, precision
+from resnorm.training.batches import Batches, Order
 from resnorm.training.scores import Scores, cross_entropy
 
 CPU = torch.device("cpu")
@@ -232,3 +235,276 @@ def test_a_pair_without_a_target_changes_nothing(settings):
         split[1][::2] = NOT_SCORED
     run = fit(of_pairs.Translator(), data, Recipe(epochs=2, lr=0.01, **settings), device="cpu", progress=False)
     assert run.status == "finished" and 0 < run.metrics["validation_loss"] < 5
+
+
+def test_fit_learns_images():
+    run = fit(
+        usual.ConvNet(), usual.images(256), replace(usual.RECIPE, epochs=5, augment="none", weight_decay=1e-4), progress=False
+    )
+    assert run.status == "finished" and run.metrics["steps"] == 5 * 16
+    assert run.metrics["train_accuracy"] > 0.9 and run.metrics["test_accuracy"] > 0.9
+    assert run.metrics["images_per_second"] > 0 and run.wall_seconds > 0 and run.peak_memory_bytes > 1e6
+    assert (run.device, run.precision) == ("cpu", "fp32")
+
+
+def test_fit_learns_sequences():
+    run = fit(
+        usual.language_model(), usual.sequences(), replace(usual.RECIPE, epochs=20, optimizer="adamw", lr=0.05), progress=False
+    )
+    assert run.metrics["test_exact"] == run.metrics["test_accuracy"] == 1.0 and run.metrics["test_loss"] < 0.2
+    assert run.metrics["tokens_per_second"] > 0 and "images_per_second" not in run.metrics
+
+
+def test_curves_are_tidy_and_the_test_split_is_measured_once(monkeypatch):
+    monkeypatch.setattr(loop, "LOG_EVERY", 4)
+    run = fit(usual.mlp(), usual.images(), replace(usual.RECIPE, evaluate_every=2), progress=False)
+    assert all(set(row) == {"step", "epoch", "split", "metric", "value"} for row in run.curves)
+
+    def steps(split, metric="accuracy"):
+        return [row["step"] for row in run.curves if (row["split"], row["metric"]) == (split, metric)]
+
+    assert steps("train") == [4, 6, 8, 12, 16, 18]  # every fourth step, and where an epoch of six ends
+    assert steps("validation", "loss") == [12, 18] and steps("test") == [18]  # every second epoch, and the last
+    last = [row for row in run.curves if row["step"] == 18 and row["split"] == "test"]
+    assert {f"test_{row['metric']}": row["value"] for row in last}.items() <= run.metrics.items()
+    json.dumps([run.curves, run.metrics, run.probes], allow_nan=False)
+
+
+def test_final_training_values_are_means_over_the_last_epoch(monkeypatch):
+    monkeypatch.setattr(loop, "LOG_EVERY", 4)
+    run = fit(usual.mlp(), usual.images(), usual.RECIPE, progress=False)
+    parts = {row["step"]: row["value"] for row in run.curves if (row["split"], row["metric"]) == ("train", "loss")}
+    assert run.metrics["train_loss"] == pytest.approx((parts[16] * 4 + parts[18] * 2) / 6)
+
+
+def test_an_empty_validation_split_is_left_out():
+    found = usual.images()
+    empty = tuple(tensor[:0] for tensor in found.validation)
+    run = fit(usual.mlp(), replace(found, validation=empty), usual.RECIPE, progress=False)
+    assert run.status == "finished" and not [name for name in run.metrics if name.startswith("validation")]
+
+
+def test_the_same_seed_gives_the_same_weights_and_leaves_the_callers_random_state():
+    models = [usual.mlp(), usual.mlp(), usual.mlp()]
+    torch.manual_seed(9)
+    state = torch.get_rng_state()
+    for model, seed in zip(models, (0, 0, 1), strict=True):
+        fit(model, usual.images(), usual.RECIPE, seed=seed, progress=False)
+        assert torch.equal(state, torch.get_rng_state())
+    assert usual.same(usual.weights(models[0]), usual.weights(models[1]))
+    assert not usual.same(usual.weights(models[0]), usual.weights(models[2]))
+
+
+def test_probes_are_read_on_schedule_and_change_nothing():
+    probed, plain = usual.ConvNet(), usual.ConvNet()
+    run = fit(probed, usual.images(), replace(usual.RECIPE, probe_every=4), progress=False)
+    fit(plain, usual.images(), usual.RECIPE, progress=False)
+    assert usual.same(usual.weights(probed), usual.weights(plain))
+    assert sorted({row["step"] for row in run.probes}) == [0, 4, 8, 12, 16]
+    assert {row["block"] for row in run.probes} == {0, 1, 2} and all(row["forward_rms"] > 0 for row in run.probes)
+
+
+@pytest.mark.parametrize("where", ["training", "evaluation"])
+def test_a_loss_that_is_not_finite_ends_the_run(where):
+    class Breaks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model, self.calls = usual.mlp(), 0
+
+        def forward(self, x):
+            self.calls += self.training
+            broken = self.calls > 8 if where == "training" else not self.training and self.calls > 8
+            return self.model(x) * (math.nan if broken else 1.0)
+
+    model = Breaks()
+    run = fit(model, usual.images(), usual.RECIPE, progress=False)
+    assert run.status == "diverged" and run.metrics["steps"] == 12  # noticed where the second epoch ends
+    assert set(run.metrics) == {"steps", "images_per_second"}  # what earlier epochs measured is not the result
+    assert max(row["step"] for row in run.curves) == (6 if where == "training" else 12)
+    json.dumps([run.curves, run.metrics], allow_nan=False)
+
+
+def test_clipping_bounds_the_step():
+    model, bound = usual.mlp(), 1e-3
+    before = usual.weights(model)
+    fit(model, usual.images(16), Recipe(epochs=1, batch_size=16, lr=1.0, schedule="constant", momentum=0.0, clip=bound))
+    change = sum((a - b).square().sum() for a, b in zip(before, usual.weights(model), strict=True)).sqrt()
+    assert change == pytest.approx(bound, rel=1e-2)
+
+
+def test_one_step_is_that_of_plain_pytorch():
+    model, reference, found = usual.mlp(dropout=0.0), usual.mlp(dropout=0.0), usual.images(16)
+    recipe = Recipe(epochs=1, batch_size=16, lr=0.3, schedule="constant", weight_decay=0.01, label_smoothing=0.1)
+    fit(model, found, recipe, progress=False)
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.3, momentum=0.9, nesterov=True, weight_decay=0.01)
+    x = (found.train[0] / 255 - found.mean[0]) / found.std[0]
+    functional.cross_entropy(reference(x), found.train[1], label_smoothing=0.1).backward()
+    optimizer.step()
+    for a, b in zip(usual.weights(model), usual.weights(reference), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_images_reach_convolutions_in_channels_last():
+    seen = []
+    for setting in ("auto", False):
+        model = usual.ConvNet(channels=3)
+        keep = lambda _, given: seen.append(given[0].is_contiguous(memory_format=torch.channels_last))  # noqa: E731
+        model.stem.register_forward_pre_hook(keep)
+        fit(model, usual.images(16, channels=3), Recipe(epochs=1, batch_size=16, channels_last=setting), progress=False)
+        assert len(set(seen)) == 1
+        assert seen[0] is (setting == "auto")
+        seen.clear()
+
+
+def test_fit_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="batch_size=128 is more than the 96 training examples of 'quadrants'"):
+        fit(usual.mlp(), usual.images(), Recipe())
+    with pytest.raises(ValueError, match="augment='crop_flip' is for images, but 'counting' holds sequences"):
+        fit(usual.language_model(), usual.sequences(), replace(usual.RECIPE, augment="crop_flip"))
+    with pytest.raises(ValueError, match="warmup=500 does not fit in a run of 18 steps"):
+        fit(usual.mlp(), usual.images(), replace(usual.RECIPE, warmup=500))
+
+
+def test_compiled_training_follows_the_eager_one(monkeypatch):
+    used = []
+
+    def traced(model, dynamic):  # traced, but not translated: that would need a C++ compiler
+        used.append(model)
+        return compile_model(model, backend="aot_eager", dynamic=dynamic)
+
+    compile_model = torch.compile
+    monkeypatch.setattr(torch, "compile", traced)
+    runs = [fit(usual.mlp(dropout=0.0), usual.images(), replace(usual.RECIPE, compile=compiled)) for compiled in (False, True)]
+    assert runs[1].metrics["test_loss"] == pytest.approx(runs[0].metrics["test_loss"], rel=1e-3)
+    assert len(used) == 1
+
+
+def test_the_loop_takes_the_steps_of_a_loop_written_out():
+    recipe = Recipe(epochs=2, batch_size=20, lr=0.2, weight_decay=1e-3, clip=0.8, label_smoothing=0.1, warmup=3)
+    model, expected, found = usual.mlp(dropout=0.0), usual.mlp(dropout=0.0), usual.images()
+    run = fit(model, found, recipe, seed=3, progress=False)
+    optimizer = torch.optim.SGD(expected.parameters(), lr=1.0, momentum=0.9, nesterov=True, weight_decay=1e-3)
+    rates, losses, norms = iter(learning_rates(recipe, 8)), [], []
+    for epoch in range(2):
+        index = Order(96, 3, epoch, CPU).index
+        for batch in index[:80].split(20):  # the 16 examples that do not fill a batch are left out
+            logits = expected((found.train[0][batch] / 255 - found.mean[0]) / found.std[0])
+            loss = functional.cross_entropy(logits, found.train[1][batch], label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            norms.append(nn.utils.clip_grad_norm_(expected.parameters(), 0.8).item())
+            optimizer.param_groups[0]["lr"] = next(rates)
+            optimizer.step()
+            losses.append(loss.item())
+    assert min(norms) < 0.8 < max(norms)  # some steps are clipped and some are not
+    for a, b in zip(usual.weights(model), usual.weights(expected), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert run.metrics["train_loss"] == pytest.approx(sum(losses[4:]) / 4, rel=1e-4)
+    logits = expected((found.test[0] / 255 - found.mean[0]) / found.std[0])
+    assert run.metrics["test_loss"] == pytest.approx(functional.cross_entropy(logits, found.test[1]).item(), rel=1e-3)
+
+
+def test_only_training_batches_are_augmented_and_the_test_split_is_seen_once_and_last():
+    found, seen = usual.images(size=16), {True: [], False: []}
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 4))
+    model.register_forward_pre_hook(lambda module, given: seen[module.training].append(given[0]))
+    fit(model, found, replace(usual.RECIPE, batch_size=96, augment="crop_flip"), progress=False)
+    splits = [found.validation, found.validation, found.validation, found.test]
+    for inputs, (pixels, _) in zip(seen[False], splits, strict=True):
+        torch.testing.assert_close(inputs, (pixels / 255 - found.mean[0]) / found.std[0], rtol=1e-4, atol=1e-5)
+    (plain,), _ = Batches(found, "train", CPU).plain(slice(None))
+    given = {image.numpy().tobytes() for image in plain}
+    changed = sum(image.numpy().tobytes() not in given for image in seen[True][0])
+    assert changed > 80  # of 96: one in 50 is neither shifted nor mirrored
+
+
+def test_exact_counts_the_rows_that_greedy_decoding_gives():
+    words = number_words("en-de", limit=40)
+    inputs, targets = words.train
+    following = {}  # what comes after a beginning, known by heart but for one wrong character in every third row
+    for number, (row, scored) in enumerate(zip(inputs.tolist(), targets.tolist(), strict=True)):
+        places = [place for place, target in enumerate(scored) if target >= 0]
+        following |= {tuple(row[: place + 1]): scored[place] for place in places}
+        if number % 3 == 0:
+            following[tuple(row[: places[number % len(places)] + 1])] = 0
+    guesses = [[following.get(tuple(row[: end + 1]), 0) for end in range(len(row))] for row in inputs.tolist()]
+    logits = functional.one_hot(torch.tensor(guesses), words.spec["vocabulary"]).float()
+    scores = Scores(CPU)
+    scores.add(cross_entropy(logits, targets), logits, targets)
+
+    separator, end = (words.spec["symbols"].index(symbol) for symbol in "=\n")
+    right = 0
+    for row, scored in zip(inputs.tolist(), targets, strict=True):
+        start = row.index(separator) + 1
+        text = row[:start]
+        while len(text) <= words.spec["context"] and text[-1] != end:
+            text.append(following.get(tuple(text), 0))
+        right += text[start:] == scored[scored >= 0].tolist()
+    assert scores.metrics("sequences")["exact"] == right / len(inputs)
+    assert right == sum(number % 3 > 0 for number in range(len(inputs)))
+
+
+def test_a_network_of_torch_learns_the_digits():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    run = fit(model, digits(), Recipe(epochs=6, batch_size=64, lr=0.1), progress=False)
+    losses = [row["value"] for row in run.curves if (row["split"], row["metric"]) == ("train", "loss")]
+    assert losses[-1] < 0.2 * losses[0]
+    assert run.metrics["test_accuracy"] > 0.9 and run.metrics["validation_accuracy"] > 0.9
+    assert not model.training
+
+
+def test_a_language_model_learns_number_words_by_heart():
+    words = number_words("en-de", limit=20)
+    words = replace(words, test=words.train)  # so that there are rows that are right throughout, to be counted
+    torch.manual_seed(0)
+    size = {key: words.spec[key] for key in ("vocabulary", "context")}
+    model = transformer_lm(**size, depth=1, width=32, heads=2)
+    recipe = Recipe(epochs=40, batch_size=8, optimizer="adamw", lr=0.01, clip=1.0, evaluate_every=20, probe_every=50)
+    run = fit(model, words, recipe, progress=False)
+    losses = [row["value"] for row in run.curves if (row["split"], row["metric"]) == ("train", "loss")]
+    assert run.status == "finished" and losses[0] > 2.0 and losses[-1] < 0.2 * losses[0]
+    metrics = ("loss", "accuracy", "exact")
+    names = {f"{split}_{metric}" for split in ("train", "validation", "test") for metric in metrics}
+    assert set(run.metrics) == names | {"steps", "tokens_per_second", "gradient_spikes"}
+    assert [(row["step"], row["block"]) for row in run.probes] == [(0, 0), (0, 1), (50, 0), (50, 1)]
+    with torch.no_grad():
+        guesses = model(words.test[0]).argmax(-1)
+    right, scored = guesses == words.test[1], words.test[1] >= 0
+    assert run.metrics["test_accuracy"] == pytest.approx(((right & scored).sum() / scored.sum()).item())
+    assert run.metrics["test_exact"] == (right | ~scored).all(1).float().mean().item() > 0.5
+
+
+def test_an_error_leaves_the_callers_state_too():
+    def fail(*_):
+        raise usual.Killed
+
+    model = usual.mlp()
+    model[-1].register_forward_hook(fail)
+    torch.manual_seed(9)
+    before = (torch.get_rng_state().tolist(), torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark)
+    with pytest.raises(usual.Killed):
+        fit(model, usual.images(), usual.RECIPE, progress=False)
+    assert (torch.get_rng_state().tolist(), torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark) == before
+
+
+def test_convolutions_may_use_cudnn_while_training():
+    seen, model = set(), usual.mlp()
+    model.register_forward_pre_hook(lambda *_: seen.add((torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark)))
+    fit(model, usual.images(), usual.RECIPE, progress=False)
+    assert seen == {(True, True)}
+
+
+def test_with_clipping_the_gradient_of_every_step_is_kept(tmp_path):
+    recipe = Recipe(epochs=4, batch_size=8, lr=0.1, clip=1e-3)
+    whole = fit(usual.mlp(), usual.images(64), recipe, progress=False)
+    measured = [row["value"] for row in whole.curves if row["metric"] == "gradient_norm"]
+    assert len(measured) == 4 and min(measured) > 1e-3  # before it is clipped
+    assert whole.metrics["gradient_spikes"] == 0.0
+    path = tmp_path / "checkpoint.pt"
+    fit(usual.mlp(), usual.images(64), recipe, checkpoint=path, progress=False)
+    state = torch.load(path, weights_only=True)
+    assert state["norms"].isfinite().all() and state["norms"].shape == (32,)
+    assert [state["norms"][at : at + 8].mean().item() for at in (0, 8, 16, 24)] == pytest.approx(measured)
+    unclipped = fit(usual.mlp(), usual.images(64), replace(recipe, clip=None), progress=False)
+    assert "gradient_spikes" not in unclipped.metrics and not any(row["metric"] == "gradient_norm" for row in unclipped.curves)

@@ -1,9 +1,9 @@
-"""Muon: matrices by orthogonalised momentum, everything else by AdamW."""
+"""Optimisers: what decays, fused steps, and Muon: matrices by orthogonalised momentum, everything else by AdamW."""
 
 from dataclasses import replace
 
 import pytest
-import test_training as usual
+import small_runs as usual
 import torch
 from torch import nn
 
@@ -111,3 +111,30 @@ def test_fp16_passes_over_a_step_that_overflows():
     scaler.scale(model(torch.randn(4, 64)).sum() * torch.inf).backward()
     scaler.step(optimizer)
     assert usual.same(before, usual.weights(model))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("decay_norms", [True, False])
+def test_weight_decay_spares_gains_and_biases_where_asked(optimizer, decay_norms):
+    model = usual.ConvNet()
+    built = build_optimizer(model, Recipe(optimizer=optimizer, weight_decay=0.1, decay_norms=decay_norms))
+    decay = {id(parameter): group["weight_decay"] for group in built.param_groups for parameter in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert decay[id(parameter)] == (0.1 if decay_norms or parameter.dim() > 1 else 0.0), name
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_fused_steps_equal_unfused_ones_on_channels_last(optimizer):
+    models = [usual.ConvNet(channels=3).to(memory_format=torch.channels_last) for _ in range(2)]
+    recipe = Recipe(optimizer=optimizer, lr=0.05, weight_decay=0.01)
+    fused, plain = (build_optimizer(model, recipe) for model in models)
+    assert fused.param_groups[0]["fused"]
+    plain.param_groups[0]["fused"] = False
+    for step in range(3):
+        for model, steps in ((models[0], fused), (models[1], plain)):
+            torch.manual_seed(step)
+            model(torch.randn(4, 3, 8, 8).to(memory_format=torch.channels_last)).square().sum().backward()
+            steps.step()
+            steps.zero_grad()
+    for a, b in zip(usual.weights(models[0]), usual.weights(models[1]), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

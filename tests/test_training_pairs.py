@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-import test_training as usual
+import small_runs as usual
 import torch
 from torch import Tensor, nn
 from torch.nn import functional

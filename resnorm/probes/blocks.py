@@ -7,7 +7,7 @@ state of the random generators. So the same call serves at initialisation and in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -92,7 +92,7 @@ class _Sums:
         self.squares = self.values = self.gradient = self.angle = self.samples = 0.0
         self.parameters: list[Tensor | None] = []
 
-    def add(self, stream: Tensor, gradient: Tensor | None, parameters: list[Tensor | None], before: Tensor | None) -> None:
+    def add(self, stream: Tensor, gradient: Tensor | None, parameters: Sequence[Tensor | None], before: Tensor | None) -> None:
         self.squares += stream.float().square().mean().item() * stream.numel()
         self.values += stream.numel()
         self.gradient += _squares([gradient])

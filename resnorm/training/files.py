@@ -11,7 +11,7 @@ from typing import IO
 try:
     import fcntl
 except ImportError:  # Windows: every writer still has a temporary file of its own, but nothing is locked
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def learning_rates(recipe: Recipe, steps: int) -> list[float]:
                 return sqrt(max(warmup, 1) / (t + 1))
             case "one_cycle":
                 return 1 - u
-            case "wsd":
+            case _:  # "wsd": the recipe has checked the name
                 return min(1.0, (1 - t / steps) / recipe.decay_share)
 
     return [recipe.lr * shape(t) for t in range(steps)]

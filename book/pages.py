@@ -17,6 +17,7 @@ from book.chapters import Project
 # The package's modules from the bottom up: a module imports only from those before it (tests/test_structure.py).
 MODULES = (
     "extras",
+    "compiled",
     "norms",
     "recursion",
     "drawing",

@@ -680,3 +680,21 @@ def test_the_check_sees(kind, says):
     check_conversion(Wide("fine"), torch.randn(3, 4), like=Wide("fine"))
     with pytest.raises(ValueError, match=says):
         check_conversion(Wide(kind), torch.randn(3, 4), like=Wide("fine"))
+
+
+@pytest.mark.parametrize("to", ["instance", "group(groups=4)", "layer2d", "rms2d", "none", lambda width: nn.GroupNorm(4, width)])
+@pytest.mark.parametrize("old", [nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d])
+def test_one_sample_without_a_batch_is_refused_in_the_place_of_an_instance_norm(old, to):
+    """As many rows as channels: read as a batch it would come out wrong, in the right shape."""
+    model = nn.Sequential(old(8, affine=True))
+    calls = []
+    model[0].register_forward_pre_hook(lambda *given: calls.append(1))
+    sample = torch.randn([8] * (model[0]._get_no_batch_dim()))
+    with pytest.raises(ValueError, match="unsqueeze"):
+        convert_norm(model, to, of="instance", example=sample)
+    assert type(model[0]) is old and model(sample).shape == sample.shape, "a refused model is left as it was"
+    copied = copy.deepcopy(convert_norm(model, to, of="instance", example=sample.unsqueeze(0)))
+    calls.clear()
+    with pytest.raises(ValueError, match=r"got the shape \(8, 8.*\): give a batch of one"):
+        copied(sample)
+    assert copied(sample.unsqueeze(0)).shape == (1, *sample.shape) and len(calls) == 2

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import resnorm.recursion as module
-from resnorm import Block, Stack, mlp
+from resnorm import Block, Stack, compiled, mlp
 from resnorm.catalog import variant
 from resnorm.recursion import closed_form, cpu, fuse, recursion, recursive_skip, recursive_skip_steps
 
@@ -247,10 +247,10 @@ def test_small_tensors_and_machines_without_a_compiler_run_the_recursion_as_writ
 def test_no_compiler_is_no_error(monkeypatch):
     for compiler in ("/nowhere/compiler", "false"):
         monkeypatch.setenv("CXX", compiler)
-        cpu.library.cache_clear()
+        compiled.library.cache_clear()
         assert cpu.library() is None
     monkeypatch.undo()
-    cpu.library.cache_clear()
+    compiled.library.cache_clear()
 
 
 @pytest.mark.parametrize("order", [0, -1, 1.5, True])

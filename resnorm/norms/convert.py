@@ -60,7 +60,8 @@ def convert_norm(
 
     `example`: an input of the model, a tuple of inputs, or a dict of keywords: then the model is called before and after, as
     in `check_conversion`.
-    Shapes: the new norm takes the batches that the old one took (torch's instance norm takes a sample without one as well).
+    Shapes: the new norm takes the batches that the old one took. torch's instance norm takes a sample without one as well; in
+    its place that is a `ValueError`.
     Raises `ValueError`, and changes nothing, where the model has no such norm or the kind is unknown; with the layer's name
     where a norm cannot be built for a width or an axis, where the old one is lazy, has no single width, takes more than its
     input or computes something else, and where another module reads its parameters or holds it in a plain list; and where
@@ -94,14 +95,35 @@ def convert_norm(
     changes += _switches(model, changes)
     undo = [(owner, name, getattr(owner, name)) for owner, name, _ in changes]
     _make(changes, new)
+    guards = [
+        one.register_forward_pre_hook(_Batched(old._get_no_batch_dim()))
+        for old, one in new.items()
+        if isinstance(old, nn.modules.instancenorm._InstanceNorm) and not isinstance(one, nn.modules.instancenorm._InstanceNorm)
+    ]
     converted = new.get(model, model)
     if before is not None:
         try:
             compare(passes(converted, inputs, options), before)
         except ValueError as error:
+            for guard in guards:
+                guard.remove()
             _make(undo, {one: old for old, one in new.items()})
             raise ValueError(f"{type(model).__name__} is left as it was, for converted {error}") from error
     return converted
+
+
+class _Batched:
+    """Refuse one sample without a batch: to torch's instance norms its first axis is the channels, to any other norm the batch."""
+
+    def __init__(self, dims: int):
+        self.dims = dims
+
+    def __call__(self, module: nn.Module, inputs: tuple) -> None:
+        if inputs and getattr(inputs[0], "ndim", None) == self.dims:
+            raise ValueError(
+                f"{type(module).__name__} stands where an instance norm took one sample without a batch, and got the shape "
+                f"{tuple(inputs[0].shape)}: give a batch of one, x.unsqueeze(0), and take [0] of the output"
+            )
 
 
 def _places(model: nn.Module, kinds: tuple) -> list[tuple[str, nn.Module | None, str, nn.Module]]:

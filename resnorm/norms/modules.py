@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resnorm.norms import channels_last
 from resnorm.norms.settings import number, switch, whole
 
 
@@ -190,30 +191,27 @@ class InstanceNorm(nn.GroupNorm):
 def _in_layout(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     """Normalise groups of channels and give back the layout that came in, forward and backward.
 
-    On GPUs torch's kernel knows contiguous tensors only and leaves one behind; on CPU its channels_last path for 16 bits
-    and several groups is slower than two copies, up to ten times.
+    On CPU in 32 bits that is our own kernel. Elsewhere torch's is given a contiguous copy: on GPUs it knows no other layout and
+    leaves a contiguous tensor behind; on CPU its channels_last path takes the variance as E[x^2] - E[x]^2, and in 16 bits with
+    several groups it is slower than two copies, up to ten times.
     """
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
-    if last is None or x.is_contiguous() or not x.is_contiguous(memory_format=last):
+    last = channels_last.LAST.get(x.dim())
+    if last is None or x.is_contiguous():
         return nn.GroupNorm.forward(norm, x)
-    if x.device.type != "cpu" or (x.dtype.itemsize == 2 and norm.num_groups > 1):
-        return nn.GroupNorm.forward(norm, _Contiguous.apply(x, last)).contiguous(memory_format=last)
-    if type(x) is not Tensor or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    compiling = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if not compiling and channels_last.transformed():
+        return nn.GroupNorm.forward(norm, x.contiguous())
+    if not x.is_contiguous(memory_format=last):
         return nn.GroupNorm.forward(norm, x)
-    if x.stride(0) != x[0].numel():  # one image, permuted: the operator of torch before 2.15 refuses its stride
-        x = x.clone(memory_format=last)
-    samples, channels, groups = *x.shape[:2], norm.num_groups
-    y, mean, scale = torch.native_group_norm(x, norm.weight, norm.bias, samples, channels, math.prod(x.shape[2:]), groups, norm.eps)
-    # On CPU that path takes the variance as E[x^2] - E[x]^2, and loses 1 + (mean / deviation)^2 of its precision. Its mean
-    # is sound: where it is large beside the deviation it is taken off, and the kernel called again. No norm sees a constant
-    # in its group, and neither does its gradient. In 16 bits the difference is rounded, more than the kernel loses below 4.
-    mean = mean.detach()
-    large = (mean * scale.detach()).abs() > (1.5 if x.dtype.itemsize > 2 else 4)
-    if not large.any():
-        return y
-    # The other groups of the batch stay as they are, to the bit: no sample depends on its neighbours.
-    shift = mean.where(large, 0).to(x.dtype).view(samples, groups, 1).expand(samples, groups, channels // groups)
-    return nn.GroupNorm.forward(norm, x - shift.reshape(samples, channels, *(1,) * (x.dim() - 2)))
+    if x.dtype.itemsize == 2:  # sums of 32 bits are long enough; one image may have a stride that torch before 2.15 refuses
+        directly = norm.num_groups == 1 and len(x) > 1
+    else:
+        directly = compiling or type(x) is not Tensor
+    if x.device.type == "cpu" and directly:
+        return nn.GroupNorm.forward(norm, x)
+    if channels_last.takes(x, norm.num_groups, norm.weight, norm.bias):
+        return channels_last.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+    return nn.GroupNorm.forward(norm, _Contiguous.apply(x, last)).contiguous(memory_format=last)
 
 
 class _Contiguous(torch.autograd.Function):

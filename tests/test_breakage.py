@@ -69,7 +69,7 @@ def scale_ignored_by_the_merge(patch):
 
 
 def alpha_of_the_wrong_depth(patch):
-    patch.setattr(catalog, "deepnorm_alpha", lambda depth: (2 * depth) ** 0.25)
+    patch.setattr(catalog.variants, "deepnorm_alpha", lambda depth: (2 * depth) ** 0.25)
 
 
 def no_beta(patch):
@@ -104,7 +104,7 @@ def a_stage_that_strides_twice(patch):
 
 
 def an_in_place_branch(patch):
-    patch.setattr(catalog, "mlp", lambda *arguments: InPlace)
+    patch.setattr(catalog.definition, "mlp", lambda *arguments: InPlace)
 
 
 def a_guard_that_lets_in_place_operations_pass(patch):

@@ -22,23 +22,22 @@ from benchmarks.measure import interleaved, spread, write
 from resnorm import lab, variant
 from resnorm.data import DataSet
 from resnorm.lab.experiment import Experiment
-from resnorm.lab.plans.placements import placement_of
 from resnorm.probes import stored_bytes
 from resnorm.training.memory import keep_freed_memory
 from resnorm.training.precision import DTYPES
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 ROUNDS, REPEAT = 11, 1
-BASE = "pre"
+BASE = "Pre-Norm"
 PREVIOUS = "Pre-Norm before {}"
 
 
-def every_placement(precision: str | None = None) -> list[Experiment]:
-    """One experiment of each placement, all in one precision: that of the plan `placements` where none is given."""
-    zoo, newcomers = (lab.plan(name, "cpu", seeds=[0]) for name in ("placements", "newcomers"))
-    known = {placement_of(one) for one in zoo}
-    every = zoo + [one for one in newcomers if placement_of(one) not in known]
-    return [one.replace("recipe.precision", precision or zoo[0].recipe["precision"]) for one in every]
+def every_placement(precision: str | None = None) -> dict[str, Experiment]:
+    """One experiment of each arm of the zoo, all in one precision: that of Pre-Norm where none is given."""
+    zoo = lab.study("placements", seeds=[0])
+    first = {arm: experiments[0] for arm, experiments in zoo.experiments.items() if arm != "Pre-Norm, 32 bits"}
+    precision = precision or first[BASE].recipe["precision"]
+    return {arm: experiment.replace("recipe.precision", precision) for arm, experiment in first.items()}
 
 
 def trained(experiment: Experiment, data: DataSet) -> Engine:
@@ -56,15 +55,16 @@ def kept_bytes(engine: Engine) -> int:
         return stored_bytes(engine.loop.model, tokens)
 
 
-def placement_rows(experiments: list[Experiment], rounds: int, repeat: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
+def placement_rows(experiments: dict[str, Experiment], rounds: int, repeat: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """A row for each experiment, and the milliseconds of a step of Pre-Norm, which must be among them.
 
     All of them have the data and the size of the first one.
     """
-    task, batch = experiments[0].task, experiments[0].recipe["batch_size"]
+    first = next(iter(experiments.values()))
+    task, batch = first.task, first.recipe["batch_size"]
     torch.manual_seed(0)
     data = letters(task.get("subset") or 100 * batch, task["context"])
-    engines = {placement_of(one): trained(one, data) for one in experiments}
+    engines = {arm: trained(experiment, data) for arm, experiment in experiments.items()}
     calls = {}
     for name, engine in engines.items():
         calls |= {PREVIOUS.format(name): engines[BASE], name: engine}
@@ -72,14 +72,13 @@ def placement_rows(experiments: list[Experiment], rounds: int, repeat: int) -> t
     seconds = interleaved(dict(settle=engines[BASE]) | calls, rounds, repeat)
     kept = {name: kept_bytes(engine) for name, engine in engines.items()}
     rows = []
-    for one in experiments:
-        name = placement_of(one)
+    for name, experiment in experiments.items():
         pairs = zip(seconds[name], seconds[PREVIOUS.format(name)], strict=True)
         rows.append(
             dict(
                 kind="placement",
                 placement=name,
-                word=variant(one.model["variant"]).spell(),
+                word=variant(experiment.model["variant"]).spell(),
                 precision=engines[name].loop.precision,
                 time=spread([own / base for own, base in pairs]),
                 memory=kept[name] / kept[BASE],
@@ -110,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"{torch.get_num_threads()} threads"
     )
     if not chosen.quick:
-        first = experiments[0]
+        first = next(iter(experiments.values()))
         settings = dict(
             rounds=rounds,
             repeat=REPEAT,

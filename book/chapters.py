@@ -19,6 +19,7 @@ import nbformat
 import yaml
 
 from book.processes import ending_with_this_one
+from resnorm.claims import read_claims
 
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)\n*")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -61,7 +62,16 @@ class Project:
 
     @property
     def claims(self) -> list[dict]:
-        return yaml.safe_load((self.root / "book/claims.yml").read_text(encoding="utf-8")) or []
+        return read_claims(self.root)
+
+    def studies_in(self, code: str) -> list[str]:
+        """The studies that a piece of code names, and those that their plans name."""
+        names: dict[str, None] = {}
+        known = {path.parent.name: path for path in sorted((self.root / "studies").glob("*/plan.py"))}
+        for name, path in known.items():
+            if re.search(rf"[\"']{name}[\"']", code):
+                names |= {name: None} | dict.fromkeys(self.studies_in(path.read_text(encoding="utf-8")))
+        return list(names)
 
     def notebook(self, chapter: str) -> Path:
         path = self.root / "notebooks" / f"{chapter}.ipynb"
@@ -120,7 +130,7 @@ def files_under(folder: Path, *patterns: str) -> list[Path]:
 
 
 def execution_key(project: Project, chapter: str, preset: str) -> str:
-    """What an execution depends on: cells, parameters, package, installed versions, committed records, its claims."""
+    """What an execution depends on: cells, parameters, package, versions, its claims, and the studies and benchmarks it names."""
     notebook = read(project.notebook(chapter))
     # What is pasted into a cell, too: the page shows the executed notebook.
     cells = [
@@ -128,7 +138,11 @@ def execution_key(project: Project, chapter: str, preset: str) -> str:
         for cell in notebook.cells
     ]
     claims = [claim for claim in project.claims if claim["chapter"] == chapter]
-    paths = files_under(project.root / "resnorm", "*.py", "*.cpp") + files_under(project.root / "results", "*.json")
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    paths = files_under(project.root / "resnorm", "*.py", "*.cpp")
+    paths += [path for path in files_under(project.root / "results", "*.json") if re.search(rf"[\"']{path.stem}[\"']", code)]
+    for study in project.studies_in(code):
+        paths += files_under(project.root / "studies" / study, "plan.py", "*.jsonl")
     # requirements/colab.txt installs others than requirements.txt says.
     versions = [metadata.version(name) for name in ("torch", "numpy", "pandas", "matplotlib", "ipython")]
     environment = [platform.python_version(), versions, Path(__file__).read_text(encoding="utf-8")]

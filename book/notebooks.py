@@ -94,7 +94,12 @@ def faults(project: Project, chapter: str) -> list[str]:
     if chapter not in project.chapters:
         found.append(f"_toc.yml does not list it; add `- file: notebooks/{chapter}` where it is to be read")
     found += [*_title(notebook), *_install(notebook), *_parameters(notebook), *_prose(notebook, project)]
-    expected = [claim["id"] for claim in project.claims if claim["chapter"] == chapter and claim["expected"] != "not yet measured"]
+    studies = _judged(notebook)
+    expected = [
+        claim["id"]
+        for claim in project.claims
+        if claim["chapter"] == chapter and claim["expected"] != "not yet measured" and claim.get("study") not in studies
+    ]
     found += [
         f"its code does not name the claim {claim}; call claim({claim!r}, ...), or set `expected: not yet measured`, with a "
         "reason, in book/claims.yml"
@@ -172,6 +177,13 @@ def unnamed(notebook: NotebookNode, ids: Iterable[str]) -> list[str]:
     patterns = {_pattern(part, texts) for part in parts if isinstance(part, ast.JoinedStr)} - {None}
     joined = re.compile("|".join(sorted(patterns)) or r"(?!)")
     return [id for id in ids if id not in texts and not joined.fullmatch(id)]
+
+
+def _judged(notebook: NotebookNode) -> set[str]:
+    """The studies all of whose contests the notebook goes through: it names them and reads `.contests`."""
+    parts = [part for cell in _code(notebook.cells) if (tree := syntax(cell.source)) for part in ast.walk(tree)]
+    loops = any(isinstance(part, ast.Attribute) and part.attr == "contests" for part in parts)
+    return {part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)} if loops else set()
 
 
 def _pattern(string: ast.JoinedStr, texts: set[str]) -> str | None:

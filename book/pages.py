@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +14,7 @@ import nbformat
 
 from book import benchmarks, opening_figure
 from book.chapters import Project
+from resnorm.claims import LEVELS, VERDICTS, Card
 
 # The package's modules from the bottom up: a module imports only from those before it (tests/test_structure.py).
 MODULES = (
@@ -32,9 +34,9 @@ MODULES = (
     "probes",
     "data",
     "training",
-    "lab",
     "claims",
     "plots",
+    "lab",
 )
 GROUPS = {
     "generic": ("Around any branch", "`F` stands for any learned function: an MLP, two convolutions, attention."),
@@ -45,7 +47,6 @@ GROUPS = {
         "The word is one block; [the stream](api/streams.md) says what the block reads of those before it.",
     ),
 }
-VERDICTS = {"holds": "✓", "holds only when": "◐", "does not hold": "✗", "undecided": "?", "not yet measured": "…"}
 
 
 def write_pages(project: Project, source: Path, verdicts: dict[str, dict]) -> None:
@@ -143,53 +144,41 @@ def _stream_equation(stream) -> str:
 
 
 def ledger(project: Project, verdicts: dict[str, dict], keys: list[str]) -> str:
-    """Every claim of the book with its verdict: what was measured by this build, and what is published."""
-    claims = project.claims
-    counts = dict.fromkeys(VERDICTS, 0)
-    sections, refuted = [], []
-    # In reading order; a chapter that is still to be written comes last.
-    for chapter in sorted({claim["chapter"] for claim in claims}, key=[*project.chapters, *(c["chapter"] for c in claims)].index):
-        rows = []
-        for claim in (claim for claim in claims if claim["chapter"] == chapter):
-            verdict = verdicts.get(claim["id"], {"verdict": "not yet measured", "note": claim.get("reason")})
-            kind = next(kind for kind in ("holds only when", *VERDICTS) if verdict["verdict"].startswith(kind))
-            counts[kind] += 1
-            rows.append(_claim(claim, verdict, kind, keys))
-            if kind == "does not hold":
-                refuted.append(f"- {{ref}}`{claim['statement']} <claim-{claim['id']}>`")
-        link = (
-            f"Measured in [](notebooks/{chapter}.ipynb)." if chapter in project.chapters else "The chapter is still to be written."
-        )
-        sections += [f"## {_title(project, chapter)}", link, *rows]
+    """Every claim of the book with its verdict, by level of evidence: what this build measured, and what is published."""
+    cards = [_card(entry, verdicts.get(entry["id"])) for entry in project.claims]
+    reading = [*project.chapters, *(card.chapter for card in cards)].index
+    counts = Counter(card.kind for card in cards)
     total = ", ".join(
-        f"{VERDICTS[kind]} {count} {kind.replace('only when', 'on a condition')}" for kind, count in counts.items() if count
+        f"{sign} {counts[kind]} {kind.replace('only when', 'on a condition')}" for kind, sign in VERDICTS.items() if counts[kind]
     )
-    return (
-        "\n\n".join(
-            [
-                "# The claims ledger",
-                "Every claim that a chapter tests, with what this build measured. A claim is an assertion in its notebook: "
-                "when a measurement contradicts its verdict, the book does not build. A published figure from secondary "
-                "sources is marked as such.",
-                "Trained networks are compared seed by seed. A difference counts when its mean is at least twice its standard "
-                "error and no seed contradicts it. With three seeds that is a weak test: of two networks that do not differ, it "
-                "still tells one from the other in $1 - 2/\\sqrt6$, about one in five, of the comparisons. Trust most what "
-                "returns in several settings.",
-                f"{len(claims)} claims: {total}." if claims else "There are no claims yet.",
-                *(
-                    [
-                        "## What did not hold",
-                        "Each sentence leads to its measurement, which says where it was made.",
-                        "\n".join(refuted),
-                    ]
-                    if refuted
-                    else []
-                ),
-                *sections,
-            ]
-        )
-        + "\n"
-    )
+    parts = [
+        "# The claims ledger",
+        "Every claim that a chapter tests, with what this build measured. A claim is an assertion in its notebook: "
+        "when a measurement contradicts its verdict, the book does not build. A published figure from secondary "
+        "sources is marked as such.",
+        "The claims are sorted by their level of evidence, and then by chapter.",
+        f"{len(cards)} claims: {total}." if cards else "There are no claims yet.",
+    ]
+    if refuted := [card for card in cards if card.kind == "does not hold"]:
+        parts += ["## What did not hold", "Each sentence leads to its measurement, which says where it was made."]
+        parts += ["\n".join(f"- {{ref}}`{card.statement} <claim-{card.id}>` ({card.level})" for card in refuted)]
+    for level, meaning in LEVELS.items():
+        of_level = [card for card in cards if card.level == level]
+        if not of_level:
+            continue
+        parts += [f"## {level.capitalize()}", f"{len(of_level)} claims: {meaning}."]
+        for chapter in sorted({card.chapter for card in of_level}, key=reading):
+            exists = chapter in project.chapters
+            link = f"Measured in [](notebooks/{chapter}.ipynb)." if exists else "The chapter is still to be written."
+            rows = [_claim(card, keys) for card in of_level if card.chapter == chapter]
+            parts += [f"### {_title(project, chapter)} ({level})", link, *rows]
+    return "\n\n".join(parts) + "\n"
+
+
+def _card(entry: dict, verdict: dict | None) -> Card:
+    """The card that a chapter has written, or one that says why there is none."""
+    facts = {key: entry[key] for key in ("id", "statement", "source", "chapter", "level")}
+    return Card(**facts | (verdict or {"verdict": "not yet measured", "measured": None, "note": entry.get("reason")}))
 
 
 def _title(project: Project, chapter: str) -> str:
@@ -199,26 +188,14 @@ def _title(project: Project, chapter: str) -> str:
     return nbformat.read(project.notebook(chapter), 4).cells[0].source.splitlines()[0].removeprefix("# ")
 
 
-def _claim(claim: dict, verdict: dict, kind: str, keys: list[str]) -> str:
-    rows = [
-        ("Claimed by", _cited(str(claim["source"]), keys)),
-        ("Measured", _measured(verdict.get("measured"))),
-        ("Published", verdict.get("published")),
-        ("Note", verdict.get("note")),
-    ]
-    details = "".join(f"\n- **{name}:** {_cited(str(value), keys)}" for name, value in rows if value)
-    css = kind.replace(" ", "-")
-    title = f"{VERDICTS[kind]} {verdict['verdict'].capitalize()}"
+def _claim(card: Card, keys: list[str]) -> str:
+    rows = card.rows(source=_cited(card.source, keys))
+    details = "".join(f"\n- **{name}:** {_cited(str(value), keys)}" for name, value in rows)
+    css = card.kind.replace(" ", "-")
     return (
-        f"(claim-{claim['id']})=\n:::{{admonition}} {title}\n:class: verdict {css}\n"
-        f"{_cited(claim['statement'], keys)}\n{details}\n:::"
+        f"(claim-{card.id})=\n:::{{admonition}} {card.symbol} {card.verdict.capitalize()}\n:class: verdict {css}\n"
+        f"{_cited(card.statement, keys)}\n{details}\n:::"
     )
-
-
-def _measured(value: object) -> str:
-    if isinstance(value, dict):
-        return "; ".join(f"{name}: {_measured(one)}" for name, one in value.items())
-    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 # -------------------------------------------------------------------------------- API reference

@@ -32,11 +32,13 @@ Preset = Annotated[str, typer.Option(help="Size of the experiments: smoke, cpu, 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script instead of a table.")]
 Data = Annotated[str, typer.Option(help="Folder of the data sets (default: RESNORM_DATA, else ~/.cache/resnorm).")]
 Folder = Annotated[str, typer.Option("--store", help="Folder of the records.")]
+Notebooks = Annotated[Path, typer.Option(help="Folder of the notebooks.")]
 Settings = Annotated[
     list[str], typer.Option("--set", metavar="PATH=VALUE", help="Change a setting: --set model.depth=20. Repeatable.")
 ]
 Processes = Annotated[int, typer.Option(min=1, help="Runs side by side, one thread each; keep 1 on a GPU.")]
-COMMITTED = "results/records"
+COMMITTED = "studies"
+WAITING = "_build/runs"
 # Settings whose value is a list.
 LISTS = ("recipe.milestones", "measure")
 # JSON writes them null, true and false; error messages, and the options of norms, as Python does.
@@ -45,9 +47,9 @@ CONSTANTS = {"None": None, "True": True, "False": False}
 
 @app.command()
 def run(
-    plan: Annotated[str, typer.Argument(help="Name of a plan that has one experiment, such as preact_resnet20.")] = "",
+    study: Annotated[str, typer.Argument(help="Name of a study that has one experiment, such as preact_resnet20.")] = "",
     preset: Preset = "smoke",
-    task: Annotated[str, typer.Option(help="Instead of a plan: the data set, such as cifar10.")] = "",
+    task: Annotated[str, typer.Option(help="Instead of a study: the data set, such as cifar10.")] = "",
     model: Annotated[str, typer.Option(help="With --task: the model, such as cifar_resnet.")] = "",
     settings: Settings = [],  # noqa: B006 - typer copies it
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of initialisation and data order.")] = None,
@@ -65,9 +67,9 @@ def run(
     """
     from resnorm import lab
 
-    experiments = _experiments(plan, preset, task, model, settings, None if seed is None else [seed])
+    experiments = _experiments(study, preset, task, model, settings, None if seed is None else [seed])
     if len(experiments) > 1:
-        raise ValueError(f"the plan {plan!r} has {len(experiments)} experiments: use `sweep`, or --seed and --set")
+        raise ValueError(f"the study {study!r} has {len(experiments)} experiments: use `sweep`, or --seed and --set")
     _data_root(data)
     record = lab.run(experiments[0], _store(store), progress=not json)
     _print_records([record], json, None)
@@ -75,9 +77,9 @@ def run(
 
 @app.command()
 def sweep(
-    plan: Annotated[str, typer.Argument(help="Name of a plan, such as recursive_skip.")] = "",
+    study: Annotated[str, typer.Argument(help="Name of a study, such as recursive_skip.")] = "",
     preset: Preset = "smoke",
-    task: Annotated[str, typer.Option(help="Instead of a plan: the data set.")] = "",
+    task: Annotated[str, typer.Option(help="Instead of a study: the data set.")] = "",
     model: Annotated[str, typer.Option(help="With --task: the model.")] = "",
     settings: Settings = [],  # noqa: B006
     grid: Annotated[
@@ -87,13 +89,13 @@ def sweep(
             help="Vary a setting: --grid model.depth=8,20, or 'model.norm=layer,rms(eps=1e-5,affine=False)'. Repeatable.",
         ),
     ] = [],  # noqa: B006
-    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas (default: the plan's).")] = "",
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas (default: the study's).")] = "",
     processes: Processes = 1,
     data: Data = "",
     store: Folder = "",
     json: Json = False,
 ) -> None:
-    """Run all experiments of a plan or a grid.
+    """Run all experiments of a study or a grid.
 
     Those that the store has are not run again.
 
@@ -104,7 +106,7 @@ def sweep(
     from resnorm import lab
 
     chosen = [_value(seed) for seed in seeds.split(",")] if seeds else None
-    experiments = _experiments(plan, preset, task, model, settings, chosen)
+    experiments = _experiments(study, preset, task, model, settings, chosen)
     for path, values in map(_assignment, grid):
         values = _values(path, values)
         swept = [other for experiment in experiments for other in lab.sweep(experiment, {path: values})]
@@ -116,32 +118,34 @@ def sweep(
 
 @app.command()
 def missing(
+    studies: Annotated[list[str] | None, typer.Argument(help="Studies (default: those that the notebooks name).")] = None,
     preset: Preset = "cpu",
-    notebooks: Annotated[Path, typer.Option(help="Folder of the notebooks.")] = Path("notebooks"),
+    notebooks: Notebooks = Path("notebooks"),
     store: Folder = COMMITTED,
     json: Json = False,
 ) -> None:
-    """List experiments that the notebooks name and that have no record."""
-    lacking = _missing(_plans_of(notebooks), preset, _store(store))
+    """List experiments that the notebooks name and that have no run."""
+    lacking = _missing(studies or _studies_of(notebooks), preset, _store(store))
     if json:
-        print(json_format.dumps([{"plan": name, **item.to_dict(), "name": item.name} for name, item in lacking]))
+        print(json_format.dumps([{"study": name, "arm": arm, **item.to_dict(), "name": item.name} for name, arm, item in lacking]))
         return
-    for name, item in lacking:
-        print(f"{item.name}  {name:16} {_short(item)}")
+    for name, arm, item in lacking:
+        print(f"{item.name}  {name:16} {arm}: {_short(item)}")
     print(f"{len(lacking)} experiments are missing in {store} for the preset {preset}.", file=sys.stderr)
 
 
 @app.command()
 def fill(
-    plans: Annotated[list[str] | None, typer.Argument(help="Plans (default: those that the notebooks name).")] = None,
+    studies: Annotated[list[str] | None, typer.Argument(help="Studies (default: those that the notebooks name).")] = None,
+    arm: Annotated[list[str], typer.Option(help="Only this arm of a study. Repeatable.")] = [],  # noqa: B006
     budget: Annotated[float | None, typer.Option(min=1, help="Seconds to spend (default: no limit).")] = None,
     preset: Preset = "cpu",
     processes: Processes = 1,
-    notebooks: Annotated[Path, typer.Option(help="Folder of the notebooks.")] = Path("notebooks"),
+    notebooks: Notebooks = Path("notebooks"),
     data: Data = "",
-    store: Folder = COMMITTED,
+    store: Folder = WAITING,
 ) -> None:
-    """Run missing experiments until the time is used.
+    """Run missing experiments until the time is used; `pack` then puts them into their studies.
 
     It is safe to interrupt: the next call goes on from there.
 
@@ -151,30 +155,50 @@ def fill(
 
     _data_root(data)
     target = _store(store)
-    names = plans or _plans_of(notebooks)
-    experiments = [item for _, item in _missing(names, preset, target)]
+    experiments = [item for _, _, item in _missing(studies or _studies_of(notebooks), preset, lab.committed(), arm)]
     # Seed by seed, so that a short budget gives every variant once rather than one variant three times.
     experiments.sort(key=lambda item: item.seed)
     done = lab.run_all(experiments, target, budget, processes)
     print(f"{len(done)} of {len(experiments)} missing experiments were run; {len(experiments) - len(done)} are left.")
+    if done:
+        print(f"Put them into their studies with `python -m resnorm pack{'' if store == WAITING else f' --store {store}'}`.")
+
+
+@app.command()
+def pack(
+    preset: Annotated[str, typer.Option(help="Only runs of this size (default: every size but smoke).")] = "",
+    store: Folder = WAITING,
+) -> None:
+    """Move finished runs from their folder into the studies that planned them: studies/NAME/runs/PRESET.jsonl.
+
+    Each file is replaced in one step, and a run leaves the folder when it stands in its study. Others stay where they are.
+    """
+    from resnorm import lab
+
+    source = _store(store)
+    packed = lab.pack(source, [preset] if preset else [name for name in lab.PRESETS if name != "smoke"])
+    for (study, size), count in packed.items():
+        print(f"studies/{study}/runs/{size}.jsonl: {count} {'run' if count == 1 else 'runs'}")
+    left = len(source.records())
+    print(f"{sum(packed.values())} runs were packed; {left} are left in {store}, which no study plans at these sizes.")
 
 
 @app.command()
 def show(
-    plan: Annotated[str, typer.Argument(help="Show this plan's records only.")] = "",
-    preset: Annotated[str, typer.Option(help="With a plan: its size.")] = "cpu",
+    study: Annotated[str, typer.Argument(help="Show the runs of this study only.")] = "",
+    preset: Annotated[str, typer.Option(help="With a study: its size.")] = "cpu",
     metric: Annotated[str, typer.Option(help="Show this metric only, such as test_accuracy.")] = "",
     store: Folder = COMMITTED,
     json: Json = False,
 ) -> None:
-    """Show records: mean and standard deviation over seeds."""
+    """Show runs: mean and standard deviation over seeds."""
     from resnorm import lab
 
     target = _store(store)
-    wanted = lab.plan(plan, preset) if plan else None
+    wanted = lab.plan(study, preset) if study else None
     records = target.records() if wanted is None else [r for item in wanted if (r := target.get(item)) is not None]
     if not records:
-        print(f"There are no such records in {store}.", file=sys.stderr)
+        print(f"There are no such runs in {store}.", file=sys.stderr)
     _print_records(records, json, metric or None)
 
 
@@ -203,13 +227,13 @@ def variants(json: Json = False) -> None:
         print(f"{row['name']:{wide['name']}}  {row['word']:{wide['word']}}  {row['title']}")
 
 
-def _experiments(plan: str, preset: str, task: str, model: str, settings: list[str], seeds: list | None) -> list:
+def _experiments(study: str, preset: str, task: str, model: str, settings: list[str], seeds: list | None) -> list:
     from resnorm import lab
 
-    if bool(plan) == bool(task or model):
-        raise ValueError(f"give either a plan ({', '.join(lab.PLANS)}) or --task and --model")
-    if plan:
-        experiments = lab.plan(plan, preset, **({} if seeds is None else {"seeds": seeds}))
+    if bool(study) == bool(task or model):
+        raise ValueError(f"give either a study ({', '.join(lab.studies())}) or --task and --model")
+    if study:
+        experiments = lab.plan(study, preset, **({} if seeds is None else {"seeds": seeds}))
     elif task and model:
         changes = [(path, _value(value)) for path, value in map(_assignment, settings)]
         content: dict[str, Any] = {"task": {"name": task}, "model": {"name": model}, "recipe": {}}
@@ -278,9 +302,10 @@ def _split(path: str, text: str) -> list[str]:
 
 
 def _store(folder: str):
-    from resnorm.lab import Store
+    from resnorm.lab import Store, committed
 
-    return Store.live() if not folder else Store.committed() if folder == COMMITTED else Store(folder)
+    known = {"": Store.live, COMMITTED: committed, WAITING: Store.waiting}
+    return known[folder]() if folder in known else Store(folder)
 
 
 def _data_root(folder: str) -> None:
@@ -290,28 +315,29 @@ def _data_root(folder: str) -> None:
         os.environ["RESNORM_DATA"] = folder
 
 
-def _plans_of(notebooks: Path) -> list[str]:
-    """The plans that the notebooks call by name: ``plan("name"``."""
+def _studies_of(notebooks: Path) -> list[str]:
+    """The studies that the notebooks call by name: ``study("name"`` or ``plan("name"``."""
     if not notebooks.is_dir():
-        raise ValueError(f"there is no folder {notebooks}: name it with --notebooks, or name plans")
+        raise ValueError(f"there is no folder {notebooks}: name it with --notebooks, or name studies")
     names: dict[str, None] = {}
     for path in sorted(notebooks.glob("*.ipynb")):
         cells = json_format.loads(path.read_text(encoding="utf-8"))["cells"]
         code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-        names |= dict.fromkeys(re.findall(r"\bplan\(\s*[\"'](\w+)[\"']", code))
+        names |= dict.fromkeys(re.findall(r"\b(?:plan|study)\(\s*[\"'](\w+)[\"']", code))
     return list(names)
 
 
-def _missing(plans: list[str], preset: str, store) -> list[tuple[str, Any]]:
-    from resnorm.lab import check_preset, plan
+def _missing(studies: list[str], preset: str, store, arms: list[str] | None = None) -> list[tuple[str, str, Any]]:
+    """Study, arm and experiment of what the store lacks, each experiment once."""
+    from resnorm.lab import study
 
-    check_preset(preset)
     lacking = {}
-    for name in plans:
-        for experiment in plan(name, preset):
+    for name in studies:
+        chosen = study(name, preset, arms or None)
+        for experiment in chosen.planned:
             if experiment not in lacking and store.get(experiment) is None:
-                lacking[experiment] = name
-    return [(name, experiment) for experiment, name in lacking.items()]
+                lacking[experiment] = name, chosen.arm_of[experiment.name]
+    return [(name, arm, experiment) for experiment, (name, arm) in lacking.items()]
 
 
 def _short(experiment) -> str:

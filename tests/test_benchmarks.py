@@ -11,8 +11,8 @@ from torch import nn
 from benchmarks import channels_last, convert_norm, language_model, load_language_weights, placements, training_loops
 from benchmarks.peers import LOOPS, OURS, Task, batches
 from benchmarks.turns import Clock, Process, chosen, first_round, speed_rows
+from resnorm import lab
 from resnorm.data import load
-from resnorm.lab.plans.placements import NEWCOMERS, PLACEMENTS
 from resnorm.training import Recipe, learning_rates
 
 
@@ -195,7 +195,7 @@ def test_every_loop_takes_the_same_steps(name, recorded):
     assert accuracy > 0.4, "of ten classes"
 
 
-EVERY = list(PLACEMENTS | NEWCOMERS)
+EVERY = [arm for arm in lab.study("placements").arms if arm != "Pre-Norm, 32 bits"]
 
 
 def small_zoo(precision=None):
@@ -230,7 +230,7 @@ def test_every_placement_takes_whole_steps_of_its_own_network(monkeypatch):
     assert [row["placement"] for row in rows] == EVERY
     assert min(seen.values()) > 0.5, "a network that does not learn"
     memory = {row["placement"]: row["memory"] for row in rows}
-    assert memory["pre"] == 1 > memory["residual"] and memory["manifold_hyper_connections"] > 1.5
+    assert memory["Pre-Norm"] == 1 > memory["Residual, no norm"] and memory["mHC"] > 1.5
     assert {row["precision"] for row in rows} == {"bf16"}
 
 
@@ -256,13 +256,13 @@ def test_placements_are_divided_by_the_step_before_them(monkeypatch):
         engines = [functions[name] for name in names]
         assert len({id(engine) for engine in engines[::2]}) == 1 and len(set(map(id, engines[1::2]))) == len(EVERY)
         times = {name: 1.0 + place // 2 for place, name in enumerate(names)}
-        times |= {name: 2 * times[name] for name in names[1::2] if name != "pre"}
+        times |= {name: 2 * times[name] for name in names[1::2] if name != "Pre-Norm"}
         return dict(settle=[9.0] * 3) | {name: [one, 3 * one, one * (5 if name == "post" else 1)] for name, one in times.items()}
 
     monkeypatch.setattr(placements, "interleaved", seconds)
     rows, step_ms = placements.placement_rows(small_zoo(), 3, 1)
     found = {row["placement"]: row["time"] for row in rows}
-    assert found.pop("pre") == dict(median=1, low=1, high=1)
+    assert found.pop("Pre-Norm") == dict(median=1, low=1, high=1)
     assert found.pop("post") == dict(median=2, low=2, high=10)
     assert all(one == dict(median=2, low=2, high=2) for one in found.values())
     assert step_ms == dict(median=2000, low=2000, high=6000)

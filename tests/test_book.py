@@ -15,7 +15,8 @@ from book.chapters import BuildError, Project
 
 ROOT = Path(__file__).parent.parent
 REAL = Project(ROOT, ROOT / "_build")
-CLAIM = {"id": "one-is-one", "statement": "One is one.", "source": "he2016deep", "chapter": "good", "expected": "holds"}
+CLAIM = {"id": "one-is-one", "statement": "One is one.", "source": "he2016deep", "chapter": "good", "level": "identity"}
+CLAIM |= {"expected": "holds"}
 VERDICT = """
 import os, pathlib
 verdict = '{"id": "one-is-one", "verdict": "holds", "measured": 1.0}'
@@ -42,7 +43,7 @@ def notebook(*cells: str) -> nbformat.NotebookNode:
 def project(tmp_path, monkeypatch):
     """A project with two chapters, one claim and a package of one file."""
     monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
-    for folder in ("notebooks", "book", "resnorm", "results/records"):
+    for folder in ("notebooks", "book", "resnorm", "studies/zoo/runs", "results/benchmarks"):
         (tmp_path / folder).mkdir(parents=True)
     for name in ("pyproject.toml", "requirements.txt", "_config.yml"):
         shutil.copy(ROOT / name, tmp_path)
@@ -51,12 +52,19 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "book/claims.yml").write_text(yaml.safe_dump([CLAIM]))
     (tmp_path / "book/published.yml").write_text("")
     (tmp_path / "resnorm/__init__.py").write_text("")
-    nbformat.write(notebook(VERDICT), tmp_path / "notebooks/good.ipynb")
+    (tmp_path / "studies/zoo/plan.py").write_text("")
+    nbformat.write(notebook(VERDICT, "('zoo', 'steps')"), tmp_path / "notebooks/good.ipynb")
     nbformat.write(notebook("1 + 1"), tmp_path / "notebooks/other.ipynb")
     return Project(tmp_path, tmp_path / "_build")
 
 
 # -------------------------------------------------------------------------------- what is executed again
+
+
+def another_record(project):
+    (project.root / "studies/other/runs").mkdir(parents=True)
+    for name in ("plan.py", "runs/cpu.jsonl"):
+        (project.root / "studies/other" / name).write_text("")
 
 
 def edit_cell(project):
@@ -67,10 +75,13 @@ CHANGES = {
     "cell": edit_cell,
     "package": lambda project: (project.root / "resnorm/new.py").write_text("x = 1\n"),
     "versions": lambda project: (project.root / "requirements.txt").write_text("torch==1.0\n"),
-    "record": lambda project: (project.root / "results/records/a.json").write_text("{}"),
+    "record": lambda project: (project.root / "studies/zoo/runs/cpu.jsonl").write_text("{}"),
+    "plan": lambda project: (project.root / "studies/zoo/plan.py").write_text("ARMS = {}\n"),
+    "benchmark": lambda project: (project.root / "results/benchmarks/steps.json").write_text("{}"),
     "claim": lambda project: (project.root / "book/claims.yml").write_text(yaml.safe_dump([CLAIM | {"expected": "does not hold"}])),
 }
 NO_CHANGES = {
+    "record of another study": lambda project: another_record(project),
     "prose": lambda project: (project.root / "book/index.md").write_text("# Title\n"),
     "other chapter": lambda project: nbformat.write(notebook("3"), project.root / "notebooks/other.ipynb"),
     "claim of another chapter": lambda project: (project.root / "book/claims.yml").write_text(
@@ -350,7 +361,10 @@ def test_ledger_shows_every_claim(project):
     }
     text = pages.ledger(project, verdicts, ["he2016deep"])
     assert "4 claims: ◐ 1 holds on a condition, ✗ 1 does not hold, ? 1 undecided, … 1 not yet measured." in text
-    assert "## What did not hold" in text and text.count("- {ref}`One is one. <claim-two>`") == text.count("- {ref}") == 1
+    assert (
+        "## What did not hold" in text and text.count("- {ref}`One is one. <claim-two>` (identity)") == text.count("- {ref}") == 1
+    )
+    assert "## Identity" in text and "## Small training" not in text
     assert "left: 1; right: 0.3333" in text and "No GPU." in text and "{cite:t}`he2016deep`" in text
 
 

@@ -11,11 +11,11 @@ from resnorm.claims import ClaimFailed, claim
 
 ROOT = Path(__file__).resolve().parent.parent
 ENTRIES = """
-- {id: it-holds, statement: A < B & so on, source: ba2016layer, chapter: one, expected: holds}
-- {id: it-depends, statement: Sometimes., source: folklore, chapter: one, expected: holds only when the net is deep}
-- {id: it-does-not, statement: Never., source: folklore, chapter: two, expected: does not hold}
-- {id: who-can-tell, statement: Perhaps., source: folklore, chapter: two, expected: undecided}
-- {id: not-yet, statement: Who knows., source: folklore, chapter: two, expected: not yet measured, reason: no GPU}
+- {id: it-holds, statement: A < B & so on, source: ba2016layer, chapter: one, level: identity, expected: holds}
+- {id: it-depends, statement: Sometimes., source: folklore, chapter: one, level: identity, expected: holds only when deep}
+- {id: it-does-not, statement: Never., source: folklore, chapter: two, level: small training, expected: does not hold}
+- {id: who-can-tell, statement: Perhaps., source: folklore, chapter: two, level: small training, expected: undecided}
+- {id: not-yet, statement: Who knows., source: folklore, chapter: two, level: identity, expected: not yet measured, reason: no GPU}
 """
 
 
@@ -24,11 +24,13 @@ def book(tmp_path, monkeypatch):
     """A book of its own, with a folder for verdicts."""
 
     def write(text):
-        (tmp_path / "claims.yml").write_text(text)
+        (tmp_path / "book").mkdir(exist_ok=True)
+        (tmp_path / "book/claims.yml").write_text(text)
+        return tmp_path
 
     write(ENTRIES)
-    whole = claims._book_file
-    monkeypatch.setattr(claims, "_book_file", lambda name: tmp_path / name if name == "claims.yml" else whole(name))
+    entries = {entry["id"]: entry for entry in claims.read_claims(tmp_path)}
+    monkeypatch.setattr(claims, "claims", lambda: entries)
     monkeypatch.setenv("RESNORM_CLAIMS", str(tmp_path / "verdicts"))
     return write
 
@@ -41,7 +43,7 @@ def verdicts(tmp_path):
     ("id", "holds", "verdict"),
     [
         ("it-holds", True, "holds"),
-        ("it-depends", numpy.bool_(True), "holds only when the net is deep"),
+        ("it-depends", numpy.bool_(True), "holds only when deep"),
         ("it-does-not", False, "does not hold"),
         ("who-can-tell", None, "undecided"),
     ],
@@ -77,7 +79,7 @@ def test_a_claim_that_is_measured_cannot_stay_not_yet_measured(book):
 
 
 def test_bad_calls_say_what_is_allowed(book):
-    with pytest.raises(ValueError, match="no claim 'nope' in book/claims.yml.*it-holds"):
+    with pytest.raises(ValueError, match="no claim 'nope'; add it to book/claims.yml, or use one of it-holds"):
         claim("nope", 1, True)
     for bad in (1, "yes", torch.tensor([True, False]), numpy.array([True, True])):
         with pytest.raises(TypeError, match="give one True or False"):
@@ -93,7 +95,8 @@ def test_without_a_folder_nothing_is_written(book, tmp_path, monkeypatch):
 def test_a_card_reads_in_text_and_in_html(book):
     card = claim("it-holds", {"ratio": 0.123456, "who": "<us>"}, True, published="0.1 [P]", note="small")
     assert str(card) == (
-        "✓ holds: A < B & so on\n    Claimed by: Ba et al. (2016)\n    Measured here: ratio: 0.1235; who: <us>\n"
+        "✓ holds: A < B & so on\n    Claimed by: Ba et al. (2016)\n"
+        "    Evidence: identity: algebra, checked by a computation\n    Measured here: ratio: 0.1235; who: <us>\n"
         "    Published: 0.1 [P]\n    Note: small"
     )
     page = card._repr_html_()
@@ -111,23 +114,42 @@ def test_a_torch_number_is_measured_as_a_number(book):
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
-        ("{id: a, statement: S, source: s, chapter: c}", "'a' has missing or unknown fields: expected"),
-        ("{id: a, statement: S, source: s, chapter: c, expected: holds, colour: red}", "unknown fields: colour"),
-        ("{id: a, statement: S, source: s, chapter: c, expected: not yet measured}", "fields: reason"),
-        ("{id: a, statement: S, source: s, chapter: c, expected: true}", "'a' expects 'True'; allowed: holds"),
-        ("{id: a, statement: S, source: s, chapter: c, expected: holds only when}", "expects 'holds only when'"),
-        ("{id: A b, statement: S, source: s, chapter: c, expected: holds}", "'A b' is used twice or is not lower-case"),
-        ("{id: it-holds, statement: S, source: s, chapter: c, expected: holds}", "'it-holds' is used twice"),
+        ("{id: a, statement: S, source: s, chapter: c, level: identity}", "'a' has missing or unknown fields: expected"),
+        ("{id: a, statement: S, source: s, chapter: c, level: huge, expected: holds}", "level 'huge'; allowed: identity, at init"),
+        ("{id: a, statement: S, source: s, chapter: c, level: identity, expected: holds, forecast: 60}", "a probability from 0"),
+        ("nothing", "'nothing' is no entry"),
+        ("{id: a, statement: S, source: s, chapter: c, level: identity, expected: holds, colour: red}", "unknown fields: colour"),
+        ("{id: a, statement: S, source: s, chapter: c, level: identity, expected: not yet measured}", "fields: reason"),
+        ("{id: a, statement: S, source: s, chapter: c, level: identity, expected: true}", "'a' expects 'True'; allowed: holds"),
+        ("{id: a, statement: S, source: s, chapter: c, level: identity, expected: holds only when}", "expects 'holds only when'"),
+        ("{id: A b, statement: S, source: s, chapter: c, level: identity, expected: holds}", "'A b' is not lower-case"),
+        ("{id: it-holds, statement: S, source: s, chapter: c, level: identity, expected: holds}", "'it-holds' is used twice"),
     ],
 )
 def test_wrong_entries_are_named(book, entry, words):
-    book(ENTRIES + "- " + entry)
+    home = book(ENTRIES + "- " + entry)
     with pytest.raises(ValueError, match=words):
-        claims.read_claims()
+        claims.read_claims(home)
+
+
+def test_the_claims_of_a_study_stand_beside_its_plan(book, tmp_path):
+    (tmp_path / "studies/zoo").mkdir(parents=True)
+    contest = "- {id: a-beats-b, statement: S., source: s, chapter: c, level: small training, expected: holds, rule: beats}"
+    (tmp_path / "studies/zoo/claims.yml").write_text(contest)
+    entry = claims.read_claims(tmp_path)[-1]
+    assert entry["study"] == "zoo" and entry["file"] == "studies/zoo/claims.yml" and entry["rule"] == "beats"
+    (tmp_path / "studies/zoo/claims.yml").write_text(contest.replace("a-beats-b", "it-holds"))
+    with pytest.raises(ValueError, match="studies/zoo/claims.yml: the id 'it-holds' is used twice, here and in book/claims.yml"):
+        claims.read_claims(tmp_path)
+
+
+def test_a_setting_that_cannot_speak_leaves_a_claim_untested(book):
+    with pytest.raises(ClaimFailed, match="expected to be 'does not hold', but not tested here"):
+        claim("it-does-not", 1, False, untested="the network is at chance")
 
 
 def test_the_books_own_claims_are_in_order():
-    for entry in claims.read_claims():
+    for entry in claims.claims().values():
         assert entry["statement"].endswith(".")
         assert (ROOT / "notebooks" / f"{entry['chapter']}.ipynb").exists() or entry["expected"] == "not yet measured"
 

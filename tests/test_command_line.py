@@ -76,6 +76,18 @@ def test_sweep_varies_settings_and_seeds(command, tmp_path):
     assert len(json.loads(command("show", "--store", store, "--json")[1])) == 4
 
 
+TINY = '''"""A study of two arms."""
+from resnorm.lab import Experiment, sweep
+
+ARMS = {"Pre-Norm": dict(variant="pre"), "Post-Norm": dict(variant="post")}
+
+
+def experiments(preset, arm, seeds=(0, 1)):
+    base = Experiment(dict(name="digits"), dict(name="mlp_stack", depth=1, **arm), dict(epochs=1, lr=0.02))
+    return sweep(base, {"seed": list(seeds)})
+'''
+
+
 def test_missing_and_fill_follow_the_notebooks(command, tmp_path, monkeypatch):
     source = 'records = lab.run_all(lab.plan("tiny", preset))\nlab.recorded(plan(\n    \'tiny\', "cpu"))'
     markdown = {"cell_type": "markdown", "source": ['`plan("degradation")` is only text']}
@@ -83,20 +95,29 @@ def test_missing_and_fill_follow_the_notebooks(command, tmp_path, monkeypatch):
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "chapter.ipynb").write_text(json.dumps(notebook))
 
-    def tiny(preset, seeds=(1, 0)):
-        base = lab.Experiment(dict(name="digits"), dict(name="mlp_stack", depth=1), dict(epochs=1, lr=0.02))
-        return lab.sweep(base, {"model.variant": ["pre", "post"], "seed": list(seeds)})
-
-    monkeypatch.setitem(lab.PLANS, "tiny", tiny)
-    where = ["--notebooks", tmp_path / "notebooks", "--store", tmp_path / "records"]
-    lacking = json.loads(command("missing", *where, "--json")[1])
-    assert [item["plan"] for item in lacking] == ["tiny"] * 4
-    code, out, _ = command("fill", *where)
-    assert code == 0 and out == "4 of 4 missing experiments were run; 0 are left.\n"
-    code, out, err = command("missing", *where)
+    (tmp_path / "studies/tiny").mkdir(parents=True)
+    (tmp_path / "studies/tiny/plan.py").write_text(TINY)
+    monkeypatch.setenv("RESNORM_STUDIES", str(tmp_path / "studies"))
+    notebooks, store = ["--notebooks", tmp_path / "notebooks"], ["--store", tmp_path / "runs"]
+    lacking = json.loads(command("missing", *notebooks, "--json")[1])
+    assert [(item["study"], item["arm"]) for item in lacking] == [("tiny", arm) for arm in ("Pre-Norm", "Post-Norm") for _ in "01"]
+    code, out, _ = command("fill", "tiny", "--arm", "Post-Norm", *store)
+    assert code == 0 and out.startswith("2 of 2 missing experiments were run; 0 are left.\n")
+    code, out, _ = command("fill", *notebooks, *store)
+    assert "4 of 4 missing" in out and f"python -m resnorm pack --store {tmp_path / 'runs'}" in out
+    runs = lab.Store(tmp_path / "runs").records()
+    assert sorted(record.experiment.seed for record in runs) == [0, 0, 1, 1]
+    code, out, err = command("pack", *store)
+    assert (code, err) == (0, "") and out.startswith("studies/tiny/runs/cpu.jsonl: 4 runs\n4 runs were packed; 0 are left")
+    assert not list((tmp_path / "runs").glob("*.json"))
+    study = lab.study("tiny")
+    assert (
+        not study.missing()
+        and [study.arm_of[record.experiment.name] for record in study.records] == ["Pre-Norm"] * 2 + ["Post-Norm"] * 2
+    )
+    assert {record.to_json() for record in study.records} == {run.to_json() for run in runs}
+    code, out, err = command("missing", *notebooks)
     assert (code, out) == (0, "") and "0 experiments are missing" in err
-    seeds = [record.experiment.seed for record in lab.Store(tmp_path / "records").records()]
-    assert sorted(seeds) == [0, 0, 1, 1]
 
 
 def test_fill_takes_seed_by_seed(command, tmp_path, monkeypatch):
@@ -117,8 +138,8 @@ def test_a_failed_run_is_one_line_and_exit_code_1(command, tmp_path):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("run", "give either a plan (preact_resnet20"),
-        ("run nope", "there is no plan 'nope'; allowed: preact_resnet20"),
+        ("run", "give either a study (batch_sizes"),
+        ("run nope", "there is no study 'nope'; allowed: batch_sizes"),
         ("run preact_resnet20 --preset huge", "preset is 'huge'; allowed: smoke, cpu, colab, paper"),
         ("run recursive_skip", "has 18 experiments: use `sweep`"),
         ("run --task digits", "give both"),

@@ -13,7 +13,6 @@ from resnorm.data.dataset import END, PADDING
 from resnorm.extras import MissingExtra
 from resnorm.lab import translation as measure
 from resnorm.lab.measurements import MEASUREMENTS
-from resnorm.lab.plans.translation import best_peaks
 
 SMALL = dict(depth=1, width=32, heads=2, variant="pre", dropout=0)
 
@@ -145,23 +144,12 @@ def test_only_the_larger_model_may_have_a_peak_of_its_own(name, preset, alone):
     assert [len(found) for found in peaks] == [1, 1] and (peaks[0] != peaks[1]) == alone
 
 
-def peak_record(lr, bleu, greedy_test=50):
-    experiment = next(one for one in lab.plan("translation_peaks", "smoke", lrs=[lr]) if one.model["variant"] == "post")
-    rows = [dict(split="validation", beam=1, bleu=bleu), dict(split="test", beam=1, bleu=greedy_test)]
-    return lab.Record(experiment, "finished" if bleu else "diverged", {}, [], [], {}, dict(translation=rows) if bleu else {})
-
-
-def test_the_validation_bleu_chooses_the_peak_and_a_diverged_run_cannot_win():
-    found = best_peaks([peak_record(1e-3, 3.0, 9), peak_record(2e-3, 4.0, 1), peak_record(3e-3, None)])
-    assert list(found.values()) == [2e-3]
-    assert best_peaks([peak_record(3e-3, None)]) == {}
-
-
 def test_the_longer_training_takes_the_peaks_that_the_recorded_tuning_found():
-    planned = lab.plan("translation_peaks", "colab")
-    records = lab.recorded(planned)
-    assert len(records) == len(planned) == 16
-    found = best_peaks(records)
-    first = lab.plan("translation_en_de", "colab", seeds=[0])
-    assert found == {json.dumps(one.model, sort_keys=True): one.recipe["lr"] for one in first}
-    assert set(first) <= set(planned)  # the first seed is a run of the tuning, and is not run twice
+    peaks, long = lab.study("translation_peaks", "colab"), lab.study("translation_en_de", "colab", seeds=[0])
+    assert not peaks.missing() and len(peaks.records) == 16
+    rows = peaks.frame("translation")
+    validated = rows[(rows.split == "validation") & (rows.beam == 1)]  # greedy search on the validation pairs
+    best = validated.sort_values("bleu").groupby("arm").lr.last()
+    assert {arm: experiments[0].recipe["lr"] for arm, experiments in long.experiments.items()} == best.to_dict()
+    # the first seed is a run of the tuning, and is not run twice
+    assert {item.name for item in long.planned} <= {item.name for item in peaks.planned}

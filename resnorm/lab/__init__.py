@@ -1,11 +1,13 @@
-"""Experiments and what came out of them: description, record, store, runs and plans."""
+"""Experiments and what came out of them: description, record, store, runs, studies and what they decide."""
 
+from resnorm.claims import mean_and_deviation
 from resnorm.lab.differences import Difference, difference
 from resnorm.lab.experiment import Experiment, sweep
-from resnorm.lab.frames import frame, label, mean_and_deviation, origin, summary
-from resnorm.lab.plans import PLANS, PRESETS, check_lambdas, check_orders, check_preset, check_seeds, plan
+from resnorm.lab.frames import frame, label, origin, summary
+from resnorm.lab.plans.checks import PRESETS, check_lambdas, check_orders, check_preset, check_seeds
 from resnorm.lab.record import Record, source_hash
-from resnorm.lab.running import estimate, recorded, run, run_all
+from resnorm.lab.running import estimate, run, run_all
+from resnorm.lab.runs import Runs, committed, recorded
 from resnorm.lab.statistics import (
     ArmVariance,
     CalibrationBin,
@@ -34,9 +36,9 @@ from resnorm.lab.statistics import (
     variance_prior,
 )
 from resnorm.lab.store import Store, benchmark
+from resnorm.lab.study import Study, pack, plan, studies, study
 
 __all__ = [
-    "PLANS",
     "PRESETS",
     "ArmVariance",
     "CalibrationBin",
@@ -49,7 +51,9 @@ __all__ = [
     "Prior",
     "Proportions",
     "Record",
+    "Runs",
     "Store",
+    "Study",
     "at_chance",
     "benchmark",
     "best_rates",
@@ -59,6 +63,7 @@ __all__ = [
     "check_orders",
     "check_preset",
     "check_seeds",
+    "committed",
     "compare",
     "control",
     "corpus_bleu",
@@ -72,6 +77,7 @@ __all__ = [
     "mean_and_deviation",
     "moderated_variance",
     "origin",
+    "pack",
     "paired_bootstrap",
     "plan",
     "plateau",
@@ -81,6 +87,8 @@ __all__ = [
     "run",
     "run_all",
     "source_hash",
+    "studies",
+    "study",
     "summary",
     "sweep",
     "unfinished",

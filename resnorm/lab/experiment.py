@@ -1,5 +1,6 @@
 """What to run: a task, a model, a recipe and a seed, as plain data whose hash is its name."""
 
+import functools
 import hashlib
 import inspect
 import itertools
@@ -45,9 +46,8 @@ class Experiment:
             object.__setattr__(self, part, _plain(getattr(self, part), part))
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < SEEDS:
             raise ValueError(f"seed is {self.seed!r}; give an integer of 0 or more, below {SEEDS:,}")
-        _check_task(self.task)
-        _check_model(self.model)
-        _check_recipe(self.recipe)
+        for part in ("task", "model", "recipe"):
+            _check_part(part, json.dumps(getattr(self, part), sort_keys=True))
         object.__setattr__(self, "measure", _measurements(self.measure))
 
     def __hash__(self) -> int:
@@ -187,6 +187,12 @@ def _named(registry: dict[str, Any], settings: dict[str, Any], what: str) -> Any
     if not isinstance(settings.get("name"), str) or settings["name"] not in registry:
         raise ValueError(f"there is no {what} {settings.get('name')!r}; allowed: {', '.join(registry)}")
     return registry[settings["name"]]
+
+
+@functools.lru_cache(maxsize=4096)
+def _check_part(part: str, settings: str) -> None:
+    """Check a part once: the experiments of a study share most of theirs."""
+    {"task": _check_task, "model": _check_model, "recipe": _check_recipe}[part](json.loads(settings))
 
 
 def _check_task(task: dict[str, Any]) -> None:

@@ -1,10 +1,10 @@
 """Records as tidy frames: one row an observation."""
 
 import math
-import statistics
 from collections.abc import Iterable
 from typing import Any
 
+from resnorm.claims import mean_and_deviation
 from resnorm.extras import needed_for
 from resnorm.lab.experiment import Experiment
 from resnorm.lab.record import Record
@@ -24,17 +24,18 @@ _NORMS = {
     "derf": "Derf",
     "seed": "SeeDNorm",
 }
-_OWN_COLUMNS = {"experiment", "label", "status", "step", "epoch", "split", "block", "metric", "value"}
+_OWN_COLUMNS = {"experiment", "label", "arm", "status", "step", "epoch", "split", "block", "metric", "value"}
 _PROBE_KEYS = ("step", "epoch", "block")
 
 
-def frame(records: list[Record], kind: str = "metrics"):
+def frame(records: list[Record], kind: str = "metrics", arms: dict[str, str] | None = None):
     """Return a tidy pandas DataFrame with one row an observation.
 
     ``kind``: "metrics" (final values), "curves" (columns step, epoch, split), "probes" (columns step, block), or the name
-    of a measurement ("lesions"), whose rows keep their own columns.
-    Columns: experiment, label (see `label`), task, model, variant, seed, every setting that varies under its own name
-    (depth, order, ...; with its part in front where two parts vary it), status, those of the kind, metric and value.
+    of a measurement ("lesions"), whose rows keep their own columns. ``arms``: of a study, by the name of the experiment.
+    Columns: experiment, label (see `label`), arm where there are arms, task, model, variant, seed, every setting that varies
+    under its own name (depth, order, ...; with its part in front where two parts vary it), status, those of the kind,
+    metric and value.
     Raises ValueError for another kind.
     """
     with needed_for("tables of records"):
@@ -49,12 +50,15 @@ def frame(records: list[Record], kind: str = "metrics"):
     for record in records:
         described = {column: _setting(record, path) for column, path in columns.items()}
         names = {"experiment": record.experiment.name, "label": label(record.experiment)}
+        names |= {"arm": arms[record.experiment.name]} if arms else {}
         head = {**names, **described, "status": record.status}
         rows += ({**head, **row} for row in _observations(record, kind))
     if kind in MEASUREMENTS:
-        return pandas.DataFrame(rows, columns=None if rows else ["experiment", "label", *columns, "status"])
+        return pandas.DataFrame(
+            rows, columns=None if rows else ["experiment", "label", *(["arm"] if arms else []), *columns, "status"]
+        )
     if not rows:
-        return pandas.DataFrame(columns=["experiment", "label", *columns, "status", "metric", "value"])
+        return pandas.DataFrame(columns=["experiment", "label", *(["arm"] if arms else []), *columns, "status", "metric", "value"])
     table = pandas.DataFrame(rows)
     table["value"] = table["value"].astype(float)
     return table[[column for column in table if column not in ("metric", "value")] + ["metric", "value"]]
@@ -194,21 +198,6 @@ def origin(records: list[Record], planned: list[Experiment] | None = None) -> st
         f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; "
         f"commit {named(str(item['commit'])[:7] for item in made)}{wanted}."
     )
-
-
-def mean_and_deviation(values: Iterable[float]) -> str:
-    """Return "mean ± sample standard deviation" of the finite values, or one value alone; "-" if there is none.
-
-    Both have as many decimals as two figures of the deviation need: "0.912 ± 0.012".
-    """
-    finite = [value for value in values if math.isfinite(value)]
-    if len(finite) < 2:
-        return f"{finite[0]:.4g}" if finite else "-"
-    mean, deviation = statistics.mean(finite), statistics.stdev(finite)
-    if not deviation:
-        return f"{mean:.4g} ± 0"
-    decimals = max(0, 1 - math.floor(math.log10(deviation)))
-    return f"{mean:.{decimals}f} ± {deviation:.{decimals}f}"
 
 
 def _batch(recipe: dict[str, Any]) -> Any:

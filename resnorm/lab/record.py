@@ -17,7 +17,13 @@ from resnorm.lab.experiment import Experiment
 
 PACKAGE = Path(__file__).resolve().parent.parent
 # A change in one of these cannot change what a training run computes.
-_NOT_HASHED = ("plots/", "lab/plans/", "claims.py", "__main__.py", "lab/frames.py")
+_NOT_HASHED = (
+    "plots",
+    "claims.py",
+    "__main__.py",
+    "studies/",
+    *(f"lab/{part}" for part in ("frames.py", "plans/", "rules.py", "runs.py", "statistics/", "study.py")),
+)
 _CURVE_POINTS, _PROBE_STEPS, _DIGITS = 200, 24, 6
 _LARGEST = sys.float_info.max
 
@@ -40,8 +46,8 @@ class Record:
     provenance: dict[str, Any]
     measurements: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
-    def to_json(self) -> str:
-        """The record as compact JSON: curves thinned, numbers rounded to 6 significant digits, NaN as null."""
+    def to_dict(self) -> dict[str, Any]:
+        """The record in JSON's types: curves thinned, numbers rounded to 6 significant digits, NaN as None."""
         content = {
             "experiment": self.experiment.to_dict(),
             "status": self.status,
@@ -52,16 +58,27 @@ class Record:
         }
         if self.measurements:
             content["measurements"] = {name: _columns(rows) for name, rows in self.measurements.items()}
+        return content
+
+    def to_json(self) -> str:
+        """The record as compact JSON; see `to_dict`."""
         # One line a part: small on disk, and a changed record still shows a readable difference.
-        lines = (f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in content.items())
+        lines = (f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in self.to_dict().items())
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Record":
         """Read what `to_json` wrote; a null number becomes NaN. Raises ValueError or TypeError for what it cannot have written."""
-        content = _checked(json.loads(text, object_pairs_hook=_each_once))
+        return cls.from_dict(json.loads(text, object_pairs_hook=_each_once))
+
+    @classmethod
+    def from_dict(cls, content: Any, experiment: Experiment | None = None) -> "Record":
+        """Read what `to_dict` wrote. ``experiment``: the one that it describes, where that is known and checked already."""
+        content = _checked(content)
+        if experiment is None or experiment.to_dict() != content["experiment"]:
+            experiment = Experiment.from_dict(content["experiment"])
         return cls(
-            experiment=Experiment.from_dict(content["experiment"]),
+            experiment=experiment,
             status=content["status"],
             metrics={key: math.nan if value is None else value for key, value in content["metrics"].items()},
             curves=_rows(content["curves"]),

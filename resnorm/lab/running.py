@@ -129,12 +129,6 @@ def run_all(
     return [record for experiment in experiments if (record := store.get(experiment)) is not None]
 
 
-def recorded(experiments: list[Experiment]) -> list[Record]:
-    """Return the committed records of these experiments, in order; runs nothing and leaves out what is missing."""
-    store = Store.committed()
-    return [record for experiment in experiments if (record := store.get(experiment)) is not None]
-
-
 def estimate(experiment: Experiment, records: list[Record]) -> float | None:
     """Return the seconds that the experiment should take, from records of its like; None if there are none.
 

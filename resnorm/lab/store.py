@@ -25,15 +25,14 @@ class Store:
         return f"Store({str(self.path)!r}, same_source={self.same_source})"
 
     @classmethod
-    def committed(cls) -> "Store":
-        """The project's own full-size records: ``results/records``, or the copy in an installed package."""
-        return cls(_results("records"))
+    def waiting(cls) -> "Store":
+        """The runs that `python -m resnorm fill` has done and `pack` has not yet put into their studies: ``_build/runs``."""
+        return cls(_home() / "_build" / "runs")
 
     @classmethod
     def live(cls) -> "Store":
         """The records of this build, valid for this source only: ``_build/records``, or the folder in RESNORM_LIVE."""
-        home = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").exists() else Path.cwd()
-        return cls(os.environ.get("RESNORM_LIVE") or home / "_build" / "records", same_source=True)
+        return cls(os.environ.get("RESNORM_LIVE") or _home() / "_build" / "records", same_source=True)
 
     def _file(self, experiment: Experiment) -> Path:
         return self.path / f"{experiment.name}.json"
@@ -53,6 +52,11 @@ class Store:
     def records(self) -> list[Record]:
         """All records of the folder that count, ordered by file name."""
         return [record for path in sorted(self.path.glob("*.json")) if self._counts(record := self._read(path))]
+
+    def remove(self, records: list[Record]) -> None:
+        """Remove the files of these records."""
+        for record in records:
+            self._file(record.experiment).unlink(missing_ok=True)
 
     def frame(self, kind: str = "metrics"):
         """All records as one tidy DataFrame; see `resnorm.lab.frame`."""
@@ -114,6 +118,11 @@ def benchmark(name: str, folder: Path | None = None) -> dict[str, Any] | None:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     except ValueError as error:
         raise ValueError(f"{path} is no JSON ({error}); measure again with `make bench`") from None
+
+
+def _home() -> Path:
+    """The checkout, or where an installed package is used."""
+    return PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").exists() else Path.cwd()
 
 
 def _results(kind: str) -> Path:

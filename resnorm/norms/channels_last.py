@@ -80,7 +80,7 @@ class _GroupNorm(torch.autograd.Function):
         if torch.is_grad_enabled() or not _plain(gradient):  # recorded, for a second derivative, or one of many
             dx, dweight, dbias = _written(gradient, x, ctx.groups, weight, ctx.eps)
         else:
-            dx = torch.empty(x.shape, memory_format=LAST[x.dim()]) if of_x else None
+            dx = torch.empty(x.shape, memory_format=LAST[x.dim()]) if of_x else None  # type: ignore[assignment]
             gradient = gradient.contiguous(memory_format=LAST[x.dim()])
             affine = torch.empty(2, *x.shape[:2], dtype=torch.float64)
             _call("backward", [gradient, x, _contiguous(weight), statistics, dx, affine], x, ctx.groups)

@@ -4,7 +4,7 @@ from resnorm.extras import needed_for
 
 with needed_for("figures"):
     from resnorm.plots.cubes import norm_cubes
-    from resnorm.plots.dots import bars, dot_table
+    from resnorm.plots.dots import bars, dot_table, intervals
     from resnorm.plots.house import COLOURS, GREY, HATCHES, LINES, MARKERS, style
     from resnorm.plots.lines import by_depth, curves, traces
     from resnorm.plots.maps import heat_map
@@ -25,6 +25,7 @@ __all__ = [
     "describe",
     "dot_table",
     "heat_map",
+    "intervals",
     "norm_cubes",
     "ridgeline",
     "show",

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from resnorm.lab import mean_and_deviation
+from resnorm.claims import mean_and_deviation
 from resnorm.plots.charts import named_rows, say_seeds, side_by_side
 from resnorm.plots.house import COLOURS, GREY, HATCHES, MARKERS, style
 from resnorm.plots.observations import VALUE, number, observations, over_seeds, seed_count, select
@@ -92,6 +92,29 @@ def dot_table(
         say_seeds(figure, data, also=f"; line: mean of {reference}" if reference else "")
     what = f"Dot chart of {ylabel or y}{over_seeds(data)}{'; beside it the published values' if published else ''}"
     return figure.says(what, (f"{name}: {', '.join(texts)}" for name, texts in parts.items()))
+
+
+def intervals(frame, y: str, by: str, interval: str, *, xlabel: str | None = None, reference: float | None = None):
+    """Draw a point and its interval for every row of a frame.
+
+    ``y``: the column of the points; ``by``: of the names; ``interval``: of pairs, the lower and the upper end.
+    ``reference``: a value that is drawn as a line. Returns a matplotlib Figure. Raises as `curves`.
+    """
+    data = observations(frame, by, y, None, None)
+    parts = []
+    with style():
+        figure, (ax,) = side_by_side(1, height=0.9 + 0.3 * len(data))
+        for row, (name, value, (low, high)) in enumerate(zip(data[by], data[VALUE], data[interval], strict=True)):
+            ax.plot([low, high], [row, row], "-", color=GREY, lw=1.6, zorder=2)
+            ax.plot(value, row, MARKERS[0], color=COLOURS[0], mec=GREY, mew=0.7, ms=6, zorder=3)
+            parts.append(f"{name}: {number(value)} ({number(low)} to {number(high)})")
+        if reference is not None:
+            ax.axvline(reference, color=GREY, lw=1, zorder=1)
+        ax.set(yticks=range(len(data)), yticklabels=list(data[by]), xlabel=xlabel or y)
+        ax.invert_yaxis()
+        ax.grid(axis="y", visible=False)
+        ax.tick_params(axis="y", length=0)
+    return figure.says(f"Points with 95 % intervals of {xlabel or y}", parts)
 
 
 def _draw_seeds(ax, row: int, runs, dense: bool) -> str:

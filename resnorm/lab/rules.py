@@ -1,0 +1,131 @@
+"""The rules that decide contests: each is a function of a study, and its first line is what the ledger prints."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from resnorm.lab.statistics import Comparison
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Hold what a rule says: what was measured, the outcome, and what limits it."""
+
+    measured: Any
+    outcome: str
+    note: str | None = None
+
+
+RULES: dict[str, Callable[..., Judgement]] = {}
+
+
+def rule(function: Callable[..., Judgement]) -> Callable[..., Judgement]:
+    """Add a rule under the name of its function."""
+    RULES[function.__name__] = function
+    return function
+
+
+def sentence(name: str) -> str:
+    """The sentence of a rule, for the card and the ledger."""
+    return (RULES[name].__doc__ or "").partition("\n")[0]
+
+
+def points(metric: str) -> tuple[float, str]:
+    """The factor and the unit in which a metric's differences read: shares and losses in hundredths."""
+    words = metric.replace("_", " ")
+    if metric.endswith("loss"):
+        return 100.0, f"hundredths of a nat of {words}"
+    if metric.endswith(("accuracy", "exact")):
+        return 100.0, f"points of {words}"
+    return 1.0, f"points of {words}" if metric.endswith("error") else words
+
+
+def axis(metric: str) -> str:
+    """What an axis of the metric is called, with its unit."""
+    unit = ", nats" if metric.endswith("loss") else ", %" if metric.endswith("error") else ""
+    return metric.replace("_", " ") + unit
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a smaller value of the metric is the better one."""
+    return metric.endswith(("loss", "error"))
+
+
+@rule
+def beats(study: Any, id: str, better: str, than: str, metric: str, cannot_refute: str | None = None) -> Judgement:
+    """It holds if the 95 % interval of the difference, with the variance of all arms, lies on the better side of 0."""
+    gap = study.gaps[id]
+    return Judgement(f"{better} minus {than}: {gap}", _unless(outcome(gap, metric), cannot_refute), _note(metric, cannot_refute))
+
+
+@rule
+def equivalent(study: Any, id: str, better: str, than: str, metric: str, margin: float) -> Judgement:
+    """It holds if two one-sided tests put the difference within the stated margin, and fails if it is certainly not 0."""
+    gap = study.gaps[id]
+    words = {"equivalent": "holds", "larger": "does not hold", "smaller": "does not hold"}
+    return Judgement(f"{better} minus {than}: {gap}", words.get(gap.outcome, gap.outcome), f"Margin: {margin:g}.")
+
+
+@rule
+def gains_nothing(study: Any, id: str, better: str, than: str, metric: str) -> Judgement:
+    """It holds if the first arm is equivalent or worse, and fails if it is better."""
+    gap = study.gaps[id]
+    words = {"equivalent": "holds", "larger": "holds", "smaller": "does not hold"}
+    if not lower_is_better(metric):
+        words |= {"larger": "does not hold", "smaller": "holds"}
+    return Judgement(f"{better} minus {than}: {gap}", words.get(gap.outcome, gap.outcome), side(metric))
+
+
+@rule
+def keeps_up(study: Any, id: str, better: str, than: str, metric: str, margin: float) -> Judgement:
+    """It holds if the first arm is not worse by the margin or more, at a one-sided level of 5 %."""
+    gap = study.gaps[id]
+    sign = -1 if lower_is_better(metric) else 1
+    worst = sign * gap.estimate
+    ahead = replace(gap, estimate=worst)
+    verdict = "holds" if ahead.p_inferiority <= gap.level else "undecided"
+    if verdict == "undecided" and replace(gap, estimate=-worst - margin, margin=None).p_value <= gap.level and worst < -margin:
+        verdict = "does not hold"
+    return Judgement(f"{better} minus {than}: {gap}", verdict, f"{side(metric)} Margin: {margin:g}.")
+
+
+@rule
+def interaction(study: Any, id: str, better: str, than: str, metric: str, conditions: list[dict]) -> Judgement:
+    """It holds if the advantage of the first arm is larger under the first condition than under the second: a 95 % interval."""
+    first, second = (study.gap(better, than, metric, **condition) for condition in conditions)
+    change = minus(first, second)
+    names = [", ".join(f"{key} {value}" for key, value in condition.items()) for condition in conditions]
+    measured = {f"{better} minus {than}, {name}": str(gap) for name, gap in zip(names, (first, second), strict=True)}
+    return Judgement(measured | {"difference": str(change)}, outcome(change, metric), side(metric))
+
+
+def minus(first: Comparison, second: Comparison) -> Comparison:
+    """The difference of two differences that share no run, with the degrees of freedom of Welch and Satterthwaite."""
+    error = math.hypot(first.standard_error, second.standard_error)
+    parts = [(gap.standard_error**4, gap.df) for gap in (first, second)]
+    df = error**4 / math.fsum(part / df for part, df in parts) if error > 0 else 0.0
+    return replace(first, estimate=first.estimate - second.estimate, standard_error=error, df=df, margin=None, q_values=None)
+
+
+def outcome(gap: Comparison, metric: str) -> str:
+    """What a difference says of "the first is better": equivalent arms are not better."""
+    if gap.outcome in ("undecided", "not tested here"):
+        return gap.outcome
+    better = "smaller" if lower_is_better(metric) else "larger"
+    return "holds" if gap.outcome == better else "does not hold"
+
+
+def _unless(outcome: str, cannot_refute: str | None) -> str:
+    """A setting that cannot speak against a claim leaves it untested."""
+    return "not tested here" if cannot_refute and outcome != "holds" else outcome
+
+
+def _note(metric: str, cannot_refute: str | None) -> str:
+    return f"{side(metric)} {cannot_refute}" if cannot_refute else side(metric)
+
+
+def side(metric: str) -> str:
+    """Which sign is the better one."""
+    words = metric.replace("_", " ").capitalize()
+    return f"{words}; {'negative' if lower_is_better(metric) else 'positive'} is better."

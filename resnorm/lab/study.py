@@ -1,0 +1,316 @@
+"""A study: the arms that a question compares, their planned experiments, their recorded runs, and what these say."""
+
+import functools
+import importlib.util
+import inspect
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from resnorm.claims import Card, card, claims
+from resnorm.extras import needed_for
+from resnorm.lab.experiment import Experiment
+from resnorm.lab.frames import frame, origin, settings_columns
+from resnorm.lab.plans.checks import check_preset
+from resnorm.lab.record import Record
+from resnorm.lab.rules import RULES, Judgement, axis, lower_is_better, points, sentence
+from resnorm.lab.running import run_all
+from resnorm.lab.runs import Runs, committed, studies_folder
+from resnorm.lab.statistics import Comparison, ModeratedVariance, compare, control, moderated_variance
+from resnorm.lab.store import Store
+
+
+def studies() -> tuple[str, ...]:
+    """The names of all studies, in alphabetical order."""
+    return tuple(sorted(path.parent.name for path in studies_folder().glob("*/plan.py")))
+
+
+def study(name: str, preset: str = "cpu", arms: Any = None, **narrow: Any) -> "Study":
+    """Return the study ``name`` at the size ``preset``.
+
+    ``arms``: a name or a list of names (default: all); ``narrow``: the plan's own parameters, such as ``seeds``, ``depths``
+    or ``orders``. Raises ValueError for an unknown study, preset, arm or parameter.
+    """
+    module, preset = _module(_plan_of(name)), check_preset(preset)
+    own = list(inspect.signature(module.arms).parameters)[1:] if hasattr(module, "arms") else []
+    allowed = [*own, *list(inspect.signature(module.experiments).parameters)[2:]]
+    for key in narrow:
+        if key not in allowed:
+            raise ValueError(f"the study {name!r} has no parameter {key!r}; allowed: {', '.join(['arms', *allowed])}")
+    settings = module.arms(preset, **{key: narrow[key] for key in own if key in narrow}) if hasattr(module, "arms") else module.ARMS
+    if arms is not None:
+        chosen = [arms] if isinstance(arms, str) else list(arms)
+        for arm in chosen:
+            if arm not in settings:
+                raise ValueError(f"the study {name!r} has no arm {arm!r}; allowed: {', '.join(map(repr, settings))}")
+        settings = {arm: settings[arm] for arm in chosen}
+    return Study(name, preset, dict(settings), {key: value for key, value in narrow.items() if key not in own})
+
+
+def plan(name: str, preset: str = "smoke", **narrow: Any) -> list[Experiment]:
+    """Return the experiments of a study at a size; see `study`."""
+    return study(name, preset, **narrow).planned
+
+
+def pack(source: Store, presets: Iterable[str], target: Runs | None = None) -> dict[tuple[str, str], int]:
+    """Move runs from a folder into the studies that planned them; return how many by study and preset.
+
+    A run that several studies plan goes into each of them, and into the first of the sizes that plan it. It leaves the
+    folder when it stands in all.
+    """
+    target = committed() if target is None else target
+    waiting = {record.experiment.name: record for record in source.records()}
+    packed: dict[tuple[str, str], int] = {}
+    done: set[str] = set()
+    for name in studies() if waiting else ():
+        of_study: set[str] = set()
+        for preset in presets:
+            planned = study(name, preset)
+            chosen: dict[str, list[Record]] = {}
+            for item in planned.planned:
+                if item.name in waiting and item.name not in of_study:
+                    chosen.setdefault(planned.arm_of[item.name], []).append(waiting[item.name])
+                    of_study.add(item.name)
+            if chosen:
+                target.add(name, preset, chosen, [item.name for item in planned.planned])
+                packed[name, preset] = sum(map(len, chosen.values()))
+        done |= of_study
+    source.remove([waiting[name] for name in done])
+    return packed
+
+
+def _plan_of(name: str) -> Path:
+    path = studies_folder() / str(name) / "plan.py"
+    if not path.is_file():
+        raise ValueError(f"there is no study {name!r}; allowed: {', '.join(studies())}")
+    return path
+
+
+@functools.cache
+def _module(path: Path) -> ModuleType:
+    description = importlib.util.spec_from_file_location(f"resnorm.studies.{path.parent.name}.plan", path)
+    module = importlib.util.module_from_spec(description)
+    description.loader.exec_module(module)
+    return module
+
+
+@dataclass(frozen=True)
+class Study:
+    """Hold one study at one size: its arms, their experiments, and their runs in ``store``.
+
+    ``settings``: what each arm sets; ``narrow``: parameters of its plan; ``store``: where the runs are (default: the
+    recorded ones). An arm has one name, from the plan to the page.
+    """
+
+    name: str
+    preset: str
+    settings: dict[str, dict[str, Any]]
+    narrow: dict[str, Any] = field(default_factory=dict)
+    store: Runs | Store = field(default_factory=committed)
+
+    @property
+    def module(self) -> ModuleType:
+        """The plan itself: ``studies/NAME/plan.py``."""
+        return _module(_plan_of(self.name))
+
+    @property
+    def question(self) -> str:
+        """The first line of the plan: what the study asks, and of whom."""
+        return (self.module.__doc__ or "").partition("\n")[0]
+
+    @functools.cached_property
+    def experiments(self) -> dict[str, list[Experiment]]:
+        """The planned experiments of every arm."""
+        experiments = self.module.experiments
+        return {arm: experiments(self.preset, settings, **self.narrow) for arm, settings in self.settings.items()}
+
+    @property
+    def arms(self) -> list[str]:
+        """The names of the arms, in the plan's order."""
+        return list(self.settings)
+
+    @property
+    def planned(self) -> list[Experiment]:
+        """All planned experiments, arm by arm."""
+        return [experiment for experiments in self.experiments.values() for experiment in experiments]
+
+    @functools.cached_property
+    def arm_of(self) -> dict[str, str]:
+        """The arm of every planned experiment, by the experiment's name."""
+        return {item.name: arm for arm, experiments in self.experiments.items() for item in experiments}
+
+    @functools.cached_property
+    def records(self) -> list[Record]:
+        """The runs that are there, in the order of `planned`."""
+        return [record for experiment in self.planned if (record := self.store.get(experiment)) is not None]
+
+    def of(self, *arms: str) -> list[Record]:
+        """The runs of these arms."""
+        self._check(arms)
+        return [record for record in self.records if self.arm_of[record.experiment.name] in arms]
+
+    def missing(self, *arms: str) -> list[Experiment]:
+        """The planned experiments of these arms (default: all) that have no run."""
+        self._check(arms)
+        have = {record.experiment.name for record in self.records}
+        return [item for arm in arms or self.arms for item in self.experiments[arm] if item.name not in have]
+
+    def lacking(self, *arms: str) -> str:
+        """Say how many runs are missing, and the command that fills them; "" where none is."""
+        count = len(self.missing(*arms))
+        if not count:
+            return ""
+        chosen = "".join(f" --arm {arm!r}" for arm in arms or self.arms if self.missing(arm)) if self._some_are_there else ""
+        command = f"python -m resnorm fill {self.name} --preset {self.preset}{chosen}"
+        return f"{count} {'run is' if count == 1 else 'runs are'} missing: `{command}`"
+
+    @property
+    def _some_are_there(self) -> bool:
+        return bool(self.records)
+
+    def run(self, progress: bool = False, **options: Any) -> "Study":
+        """Run what the live store lacks and return the study with these runs; see `resnorm.lab.run_all`."""
+        store = Store.live()
+        run_all(self.planned, store, progress=progress, **options)
+        return replace(self, store=store)
+
+    def origin(self) -> str:
+        """Say where the runs come from and what is missing, in one line of Markdown; see `resnorm.lab.origin`."""
+        lacking = self.lacking()
+        return origin(self.records) + (f" {lacking}." if lacking else "")
+
+    def frame(self, kind: str = "metrics", **where: Any):
+        """The runs as a tidy frame with a column `arm`; see `resnorm.lab.frame`. ``where``: settings and their values."""
+        return _chosen(frame(self.records, kind, self.arm_of), where)
+
+    def values(self, metric: str = "test_accuracy", **where: Any):
+        """One row a run: arm, seed, every setting that varies, status and `value`.
+
+        ``metric``: of the runs, or one of them as an error: `test_error` is 100 (1 - test_accuracy), in %. A run that
+        diverged has no loss, and answers nothing right. ``where``: settings and their values, or lists of them.
+        Raises ValueError for a metric that no run has.
+        """
+        with needed_for("tables of records"):
+            import pandas
+
+        known = sorted({name for record in self.records for name in record.metrics})
+        if self.records and metric.replace("_error", "_accuracy") not in known:
+            raise ValueError(f"no run of {self.name!r} has the metric {metric!r}; allowed: {', '.join(known)}")
+        columns = {name: path for name, path in settings_columns(self.records).items() if name not in ("task", "model", "variant")}
+        rows = [
+            {"arm": self.arm_of[record.experiment.name]}
+            | {name: _setting(record, path) for name, path in columns.items()}
+            | {"status": record.status, "value": measured(record, metric)}
+            for record in self.records
+        ]
+        return _chosen(pandas.DataFrame(rows, columns=None if rows else ["arm", "seed", "status", "value"]), where)
+
+    def variance(self, metric: str = "test_accuracy", **where: Any) -> ModeratedVariance:
+        """The variance between seeds of every arm, moderated by the others; see `moderated_variance`."""
+        return moderated_variance(self.by_seed(metric, **where))
+
+    def by_seed(self, metric: str = "test_accuracy", **where: Any) -> dict[str, dict[int, float]]:
+        """The finite values of a metric by arm and seed. Raises ValueError where an arm has several runs of one seed."""
+        values = self.values(metric, **where)
+        table: dict[str, dict[int, float]] = {}
+        for row in values.to_dict("records"):
+            seeds = table.setdefault(row["arm"], {})
+            if row["seed"] in seeds:
+                fixed = ("arm", "seed", "status", "value")
+                varied = [name for name in values if name not in fixed and values[name].astype(str).nunique() > 1]
+                raise ValueError(f"{row['arm']!r} has several runs of seed {row['seed']}: name a value of {' or '.join(varied)}")
+            if math.isfinite(row["value"]):
+                seeds[row["seed"]] = row["value"]
+        return {arm: seeds for arm, seeds in table.items() if seeds}
+
+    def gap(self, first: str, second: str, metric: str = "test_accuracy", margin: float | None = None, **where: Any) -> Comparison:
+        """Compare two arms, `first` minus `second`, seed by seed, with the variance of all arms of the study.
+
+        ``where``: settings that single out one condition, such as ``depth=56``. ``margin``: a difference that does not
+        matter. Raises ValueError where a condition is not one: an arm has then several runs of one seed.
+        """
+        self._check((first, second))
+        scale, unit = points(metric)
+        table = {
+            arm: {seed: scale * value for seed, value in seeds.items()} for arm, seeds in self.by_seed(metric, **where).items()
+        }
+        return compare(table, first, second, unit=unit, margin=margin)
+
+    def judge(self, id: str, **words: Any) -> Card:
+        """Judge a contest of ``studies/NAME/claims.yml`` by its rule, and return its card.
+
+        Where runs of its arms are missing, the card says which command fills them, and nothing fails.
+        ``words``: `published` or `note` of the card. Raises ValueError for an unknown claim, or one that is no contest.
+        """
+        if id not in self.contests:
+            raise ValueError(f"{id!r} is no contest of the study {self.name!r}; allowed: {', '.join(self.contests)}")
+        entry = self.contests[id]
+        arms = [entry[key] for key in ("better", "than") if key in entry]
+        if lacking := self.lacking(*arms):
+            return card(id, None, "not yet measured", note=lacking)
+        rule = RULES[entry["rule"]]
+        judgement: Judgement = rule(
+            self, **{key: entry[key] for key in list(inspect.signature(rule).parameters)[1:] if key in entry}
+        )
+        note = " ".join(filter(None, [judgement.note, words.pop("note", None)])) or None
+        return card(id, judgement.measured, judgement.outcome, note=note, rule=sentence(entry["rule"]), **words)
+
+    @functools.cached_property
+    def contests(self) -> dict[str, dict[str, Any]]:
+        """The contests of ``studies/NAME/claims.yml``, by their id."""
+        return {id: entry for id, entry in claims().items() if entry.get("study") == self.name and "rule" in entry}
+
+    @functools.cached_property
+    def gaps(self) -> dict[str, Comparison]:
+        """The comparison of each contest whose runs are all there, with false discoveries controlled over them together."""
+        gaps = {}
+        for id, entry in self.contests.items():
+            arms = (entry["better"], entry["than"])
+            if "conditions" not in entry and all(arm in self.settings for arm in arms) and not self.missing(*arms):
+                gaps[id] = self.gap(*arms, entry["metric"], entry.get("margin"), **entry.get("where", {}))
+        return control(gaps)
+
+    def table(self, metric: str = "test_accuracy", **where: Any):
+        """A frame with a row an arm: mean, standard deviation and seeds, best first."""
+        values = self.values(metric, **where)
+        rows = values.groupby("arm", sort=False).value.agg(["mean", "std", "count"])
+        return rows.sort_values("mean", ascending=lower_is_better(metric))
+
+    def figure(self, metric: str = "test_accuracy", reference: str | None = None, **options: Any):
+        """A dot for each run, an arm a row, best first; ``reference``: the arm that a line is drawn through."""
+        from resnorm import plots
+
+        where = {key: options.pop(key) for key in list(options) if key in settings_columns(self.records)}
+        table = self.table(metric, **where)
+        names = [arm for arm in table.index if table["count"][arm]]
+        options = {"names": names, "reference": reference, "ylabel": axis(metric)} | options
+        return plots.dot_table(self.values(metric, **where), "value", "arm", **options)
+
+    def _check(self, arms: Iterable[str]) -> None:
+        for arm in arms:
+            if arm not in self.settings:
+                raise ValueError(f"the study {self.name!r} has no arm {arm!r}; allowed: {', '.join(map(repr, self.settings))}")
+
+
+def measured(record: Record, metric: str) -> float:
+    """A metric of a run: a share that a diverged run lacks is 0, a loss is NaN; `test_error` is 100 (1 - test_accuracy)."""
+    if metric.endswith("_error"):
+        return 100 * (1 - measured(record, metric.replace("_error", "_accuracy")))
+    return record.metrics.get(metric, 0.0 if metric.endswith(("accuracy", "exact")) else math.nan)
+
+
+def _setting(record: Record, path: str) -> Any:
+    part, _, key = path.partition(".")
+    value = getattr(record.experiment, part)
+    return value.get(key) if key else value
+
+
+def _chosen(table, where: dict[str, Any]):
+    for column, value in where.items():
+        if column not in table:
+            raise ValueError(f"no setting {column!r} varies here; allowed: {', '.join(map(str, table.columns))}")
+        table = table[table[column].isin(value if isinstance(value, (list, tuple)) else [value])]
+    return table

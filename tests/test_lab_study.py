@@ -1,0 +1,201 @@
+"""Studies: arms by name, what is missing, contests as data, and the rules that decide them."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from resnorm import claims, lab
+from resnorm.claims import ClaimFailed
+from resnorm.lab import rules
+from resnorm.lab import study as study_function
+
+ROOT = Path(__file__).resolve().parent.parent
+CONTEST = {
+    "id": "v2-beats-v1",
+    "statement": "ResNet v2 is better.",
+    "source": "he2016identity",
+    "chapter": "orders",
+    "level": "small training",
+    "rule": "beats",
+    "better": "ResNet v2",
+    "than": "ResNet v1",
+    "metric": "test_accuracy",
+    "expected": "undecided",
+    "study": "conv_orders",
+    "file": "studies/conv_orders/claims.yml",
+}
+
+
+@pytest.fixture
+def studies(tmp_path, monkeypatch):
+    """A folder of studies that can be changed: conv_orders with its recorded runs, and an arm that has none."""
+    folder = tmp_path / "studies"
+    shutil.copytree(ROOT / "studies/conv_orders", folder / "conv_orders")
+    plan = folder / "conv_orders/plan.py"
+    plan.write_text(plan.read_text().replace("ARMS = {\n", 'ARMS = {\n    "LayerScale": dict(variant="layerscale"),\n'))
+    monkeypatch.setenv("RESNORM_STUDIES", str(folder))
+    return folder
+
+
+@pytest.fixture
+def contests(monkeypatch):
+    """The contests of the studies are these; returns a function that adds one."""
+    entries = {}
+    monkeypatch.setattr(claims, "claims", lambda: entries)
+    # `resnorm.lab.study` is the function of this name
+    monkeypatch.setattr(sys.modules["resnorm.lab.study"], "claims", lambda: entries)
+
+    def add(**fields):
+        entry = CONTEST | fields
+        entries[entry["id"]] = entry
+        return entry["id"]
+
+    return add
+
+
+def test_an_arm_without_runs_is_not_yet_measured_and_touches_nobody_else(studies, contests):
+    ids = contests(id="new", better="LayerScale"), contests()
+    study = lab.study("conv_orders")
+    assert study.arms[0] == "LayerScale" and len(study.missing()) == len(study.missing("LayerScale")) == 3
+    say = "3 runs are missing: `python -m resnorm fill conv_orders --preset cpu --arm 'LayerScale'`"
+    assert study.lacking() == study.lacking("LayerScale") == say and study.lacking("ResNet v1") == ""
+    assert say in study.origin()
+    whole = lab.study("conv_orders", arms=[arm for arm in study.arms if arm != "LayerScale"])
+    assert str(study.gap("ResNet v2", "ResNet v1")) == str(whole.gap("ResNet v2", "ResNet v1"))
+    card = study.judge(ids[0])
+    assert card.verdict == "not yet measured" and card.note == say
+    assert study.judge(ids[1]).verdict == "undecided"
+    assert "LayerScale" not in study.table().index and "LayerScale" not in study.figure("test_error").alt
+
+
+def test_a_card_of_a_contest_says_rule_level_and_difference(contests, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESNORM_CLAIMS", str(tmp_path))
+    study = lab.study("conv_orders")
+    card = study.judge(contests(), published="6.37 against 6.61", note="Twenty layers.")
+    rows = dict(card.rows())
+    assert rows["Evidence"].startswith("small training") and rows["Decided by"] == rules.sentence("beats")
+    assert (
+        rows["Measured here"] == f"ResNet v2 minus ResNet v1: {study.gaps['v2-beats-v1']}"
+        and "95 % interval" in rows["Measured here"]
+    )
+    assert rows["Note"] == "Test accuracy; positive is better. Twenty layers."
+    assert json.loads((tmp_path / "v2-beats-v1.json").read_text())["rule"] == rules.sentence("beats")
+    with pytest.raises(ClaimFailed, match="expected to be 'holds', but undecided"):
+        lab.study("conv_orders").judge(contests(expected="holds"))
+    with pytest.raises(ValueError, match="'nope' is no contest of the study 'conv_orders'; allowed: v2-beats-v1"):
+        study.judge("nope")
+
+
+def gap(estimate, error=1.0, margin=None, df=20.0):
+    return lab.Comparison(estimate, error, df, 3, "points", margin)
+
+
+@pytest.mark.parametrize(
+    ("rule", "metric", "options", "comparison", "outcome"),
+    [
+        ("beats", "test_accuracy", {}, gap(5), "holds"),
+        ("beats", "test_accuracy", {}, gap(-5), "does not hold"),
+        ("beats", "test_loss", {}, gap(-5), "holds"),
+        ("beats", "test_loss", {}, gap(1), "undecided"),
+        ("beats", "test_loss", {"cannot_refute": "400 steps."}, gap(5), "not tested here"),
+        ("beats", "test_loss", {"cannot_refute": "400 steps."}, gap(-5), "holds"),
+        ("equivalent", "test_loss", {"margin": 4}, gap(0.5, margin=4), "holds"),
+        ("equivalent", "test_loss", {"margin": 2}, gap(5, margin=2), "does not hold"),
+        ("equivalent", "test_loss", {"margin": 1}, gap(0.5, margin=1), "undecided"),
+        ("gains_nothing", "test_loss", {}, gap(5), "holds"),
+        ("gains_nothing", "test_loss", {}, gap(-5), "does not hold"),
+        ("gains_nothing", "test_accuracy", {}, gap(5), "does not hold"),
+        ("keeps_up", "test_accuracy", {"margin": 3}, gap(0, margin=3), "holds"),
+        ("keeps_up", "test_accuracy", {"margin": 3}, gap(-2, margin=3), "undecided"),
+        ("keeps_up", "test_accuracy", {"margin": 3}, gap(-9, margin=3), "does not hold"),
+        ("keeps_up", "test_loss", {"margin": 3}, gap(9, margin=3), "does not hold"),
+        ("keeps_up", "test_loss", {"margin": 3}, gap(-9, margin=3), "holds"),
+    ],
+)
+def test_rules(rule, metric, options, comparison, outcome):
+    class Stub:
+        gaps = {"x": comparison}
+
+    assert rules.RULES[rule](Stub(), id="x", better="a", than="b", metric=metric, **options).outcome == outcome
+
+
+def test_an_interaction_compares_two_differences():
+    first, second = gap(9.0), gap(1.0)
+    change = rules.minus(first, second)
+    assert change.estimate == 8 and change.standard_error == pytest.approx(2**0.5) and change.df == pytest.approx(40)
+
+
+def test_every_rule_has_a_sentence_and_every_contest_what_its_rule_needs():
+    for name in rules.RULES:
+        assert rules.sentence(name).endswith("."), name
+    for name in lab.studies():
+        study = lab.study(name)
+        for id, entry in study.contests.items():
+            assert entry["rule"] in rules.RULES, id
+            for arm in (entry["better"], entry["than"]):
+                assert any(arm in lab.study(name, preset).settings for preset in lab.PRESETS), (id, arm)
+
+
+def test_one_condition_must_be_named():
+    study = lab.study("degradation")
+    with pytest.raises(ValueError, match="'Plain' has several runs of seed 0: name a value of depth"):
+        study.gap("Residual", "Plain")
+    assert study.gap("Residual", "Plain", depth=56).seeds == 3
+    with pytest.raises(ValueError, match="no setting 'deep' varies here; allowed: arm, seed, depth"):
+        study.values(deep=56)
+    with pytest.raises(ValueError, match="has the metric 'bleu'; allowed: "):
+        study.values("bleu")
+    with pytest.raises(ValueError, match="has no arm 'Post'; allowed: 'Plain', 'Residual'"):
+        lab.study("degradation", arms="Post")
+
+
+def test_errors_and_losses_read_in_their_units():
+    study = lab.study("degradation")
+    errors, shares = study.values("test_error", depth=20), study.values("test_accuracy", depth=20)
+    assert errors.value.to_list() == pytest.approx((100 * (1 - shares.value)).to_list())
+    assert study.gap("Residual", "Plain", "test_error", depth=20).unit == "points of test error"
+    assert study.gap("Residual", "Plain", "train_loss", depth=20).unit == "hundredths of a nat of train loss"
+
+
+def test_runs_that_a_file_holds_are_checked(studies):
+    path = studies / "conv_orders/runs/cpu.jsonl"
+    line, *others = path.read_text().splitlines()
+    path.write_text("\n".join(["no record", *others]))
+    with pytest.raises(ValueError, match="conv_orders/runs/cpu.jsonl, line 1 is no recorded run"):
+        lab.Runs(studies).records()
+    path.write_text("\n".join([line[:2000], *others]))
+    with pytest.raises(ValueError, match="line 1 is no valid record .*; remove the line and run it again"):
+        lab.Runs(studies).records()
+    path.write_text("\n".join([line, line.replace('"status": "finished"', '"status": "diverged"'), *others]))
+    with pytest.raises(ValueError, match="line 2 and .*line 1 differ on the run"):
+        lab.Runs(studies).records()
+
+
+def test_packing_keeps_what_no_study_plans_and_replaces_a_run(studies, tmp_path):
+    target, source = lab.Runs(studies), lab.Store(tmp_path / "runs")
+    record = target.records()[0]
+    other = replace(record, experiment=record.experiment.replace("seed", 77))
+    for run in (replace(record, provenance=record.provenance | dict(device="another")), other):
+        source.put(run)
+    count = len(target)
+    assert lab.pack(source, ["cpu"], target) == {("conv_orders", "cpu"): 1} and len(target) == count
+    assert target.get(record.experiment).provenance["device"] == "another"
+    assert [run.experiment for run in source.records()] == [other.experiment]
+
+
+def test_recorded_lines_name_the_arm_of_their_study():
+    for name in lab.studies():
+        for preset in lab.PRESETS:
+            path = ROOT / "studies" / name / "runs" / f"{preset}.jsonl"
+            if path.exists():
+                arms = lab.study(name, preset).arm_of
+                lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+                assert {line["name"]: line["arm"] for line in lines if line["arm"]}.items() <= arms.items()
+
+
+def test_the_function_and_the_module_are_one_name():
+    assert study_function is lab.study

@@ -199,8 +199,9 @@ class _Loop:
     """The state of one run; `run_all` carries it from wherever it stands to the end."""
 
     def __init__(self, model, data, recipe, seed, device, checkpoint, progress, cuda_graph=False, processes=None) -> None:
+        processes = processes or Processes()
         self.data, self.recipe, self.seed, self.device = data, recipe, seed, device
-        self.checkpoint, self.progress, self.processes = checkpoint, progress, processes or Processes()
+        self.checkpoint, self.progress, self.processes = checkpoint, progress, processes
         self.precision = precision_for(model, recipe.precision, device)
         self.channels_last = recipe.channels_last
         if self.channels_last == "auto":

@@ -202,7 +202,10 @@ def small_zoo(precision=None):
     """The experiments of the benchmark, their networks of two layers."""
     small = dict(depth=2, width=16, heads=2)
     zoo = placements.every_placement(precision)
-    return [one.replace("model", small).replace("task.context", 8).replace("task.subset", 32) for one in zoo]
+    changes = {"model": small, "task.context": 8, "task.subset": 32}
+    for path, value in changes.items():
+        zoo = {arm: experiment.replace(path, value) for arm, experiment in zoo.items()}
+    return zoo
 
 
 def test_every_placement_takes_whole_steps_of_its_own_network(monkeypatch):
@@ -257,13 +260,15 @@ def test_placements_are_divided_by_the_step_before_them(monkeypatch):
         assert len({id(engine) for engine in engines[::2]}) == 1 and len(set(map(id, engines[1::2]))) == len(EVERY)
         times = {name: 1.0 + place // 2 for place, name in enumerate(names)}
         times |= {name: 2 * times[name] for name in names[1::2] if name != "Pre-Norm"}
-        return dict(settle=[9.0] * 3) | {name: [one, 3 * one, one * (5 if name == "post" else 1)] for name, one in times.items()}
+        return dict(settle=[9.0] * 3) | {
+            name: [one, 3 * one, one * (5 if name == "Post-Norm" else 1)] for name, one in times.items()
+        }
 
     monkeypatch.setattr(placements, "interleaved", seconds)
     rows, step_ms = placements.placement_rows(small_zoo(), 3, 1)
     found = {row["placement"]: row["time"] for row in rows}
     assert found.pop("Pre-Norm") == dict(median=1, low=1, high=1)
-    assert found.pop("post") == dict(median=2, low=2, high=10)
+    assert found.pop("Post-Norm") == dict(median=2, low=2, high=10)
     assert all(one == dict(median=2, low=2, high=2) for one in found.values())
     assert step_ms == dict(median=2000, low=2000, high=6000)
 

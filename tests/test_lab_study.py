@@ -94,6 +94,9 @@ def gap(estimate, error=1.0, margin=None, df=20.0):
     return lab.Comparison(estimate, error, df, 3, "points", margin)
 
 
+DEPTHS = [{"depth": 56}, {"depth": 20}]
+
+
 @pytest.mark.parametrize(
     ("rule", "metric", "options", "comparison", "outcome"),
     [
@@ -114,6 +117,10 @@ def gap(estimate, error=1.0, margin=None, df=20.0):
         ("keeps_up", "test_accuracy", {"margin": 3}, gap(-9, margin=3), "does not hold"),
         ("keeps_up", "test_loss", {"margin": 3}, gap(9, margin=3), "does not hold"),
         ("keeps_up", "test_loss", {"margin": 3}, gap(-9, margin=3), "holds"),
+        ("better_under", "test_accuracy", {"conditions": DEPTHS}, gap(5), "holds"),
+        ("better_under", "test_accuracy", {"conditions": DEPTHS, "cannot_refute": "Short."}, gap(-5), "not tested here"),
+        ("keeps_up_under", "test_accuracy", {"conditions": DEPTHS, "margin": 3}, gap(-2, margin=3), "undecided"),
+        ("keeps_up_under", "test_error", {"conditions": DEPTHS, "margin": 3}, gap(-2, margin=3), "holds"),
     ],
 )
 def test_rules(rule, metric, options, comparison, outcome):
@@ -121,6 +128,21 @@ def test_rules(rule, metric, options, comparison, outcome):
         gaps = {"x": comparison}
 
     assert rules.RULES[rule](Stub(), id="x", better="a", than="b", metric=metric, **options).outcome == outcome
+
+
+def test_one_arm_under_two_conditions(contests):
+    options = {"better": "Plain", "than": "Plain", "metric": "train_accuracy", "conditions": DEPTHS, "study": "degradation"}
+    ids = [contests(id="deeper", rule="better_under", expected="does not hold", **options)]
+    ids += [contests(id="as-deep", rule="keeps_up_under", margin=2, expected="does not hold", **options)]
+    study = lab.study("degradation")
+    change, values = study.change("Plain", *DEPTHS, "train_accuracy"), study.table("train_accuracy", depth=56)["mean"]
+    gained = 100 * (values["Plain"] - study.table("train_accuracy", depth=20)["mean"]["Plain"])
+    assert change.estimate == pytest.approx(gained) and change.unit == "points of train accuracy"
+    assert change.interval[1] < 0 and change.df > 4  # two runs of the plain network alone have 2
+    for id in ids:
+        assert study.judge(id).measured.startswith("Plain, depth 56 minus depth 20: -")
+    with pytest.raises(ValueError, match="has no arm 'Post'"):
+        study.change("Post", *DEPTHS)
 
 
 def test_an_interaction_compares_two_differences():

@@ -81,13 +81,25 @@ def gains_nothing(study: Any, id: str, better: str, than: str, metric: str) -> J
 def keeps_up(study: Any, id: str, better: str, than: str, metric: str, margin: float) -> Judgement:
     """It holds if the first arm is not worse by the margin or more, at a one-sided level of 5 %."""
     gap = study.gaps[id]
-    sign = -1 if lower_is_better(metric) else 1
-    worst = sign * gap.estimate
-    ahead = replace(gap, estimate=worst)
-    verdict = "holds" if ahead.p_inferiority <= gap.level else "undecided"
-    if verdict == "undecided" and replace(gap, estimate=-worst - margin, margin=None).p_value <= gap.level and worst < -margin:
-        verdict = "does not hold"
-    return Judgement(f"{better} minus {than}: {gap}", verdict, f"{side(metric)} Margin: {margin:g}.")
+    return Judgement(f"{better} minus {than}: {gap}", _not_worse(gap, metric, margin), f"{side(metric)} Margin: {margin:g}.")
+
+
+@rule
+def better_under(
+    study: Any, id: str, better: str, than: str, metric: str, conditions: list[dict], cannot_refute: str | None = None
+) -> Judgement:
+    """It holds if one arm is better under the first condition than under the second, by a 95 % interval."""
+    gap, (first, second) = study.gaps[id], map(condition_name, conditions)
+    measured = f"{better}, {first} minus {second}: {gap}"
+    return Judgement(measured, _unless(outcome(gap, metric), cannot_refute), _note(metric, cannot_refute))
+
+
+@rule
+def keeps_up_under(study: Any, id: str, better: str, than: str, metric: str, conditions: list[dict], margin: float) -> Judgement:
+    """It holds if one arm is not worse by the margin or more under the first condition than under the second."""
+    gap, (first, second) = study.gaps[id], map(condition_name, conditions)
+    measured = f"{better}, {first} minus {second}: {gap}"
+    return Judgement(measured, _not_worse(gap, metric, margin), f"{side(metric)} Margin: {margin:g}.")
 
 
 @rule
@@ -95,7 +107,7 @@ def interaction(study: Any, id: str, better: str, than: str, metric: str, condit
     """It holds if the advantage of the first arm is larger under the first condition than under the second: a 95 % interval."""
     first, second = (study.gap(better, than, metric, **condition) for condition in conditions)
     change = minus(first, second)
-    names = [", ".join(f"{key} {value}" for key, value in condition.items()) for condition in conditions]
+    names = [condition_name(condition) for condition in conditions]
     measured = {f"{better} minus {than}, {name}": str(gap) for name, gap in zip(names, (first, second), strict=True)}
     return Judgement(measured | {"difference": str(change)}, outcome(change, metric), side(metric))
 
@@ -114,6 +126,19 @@ def outcome(gap: Comparison, metric: str) -> str:
         return gap.outcome
     better = "smaller" if lower_is_better(metric) else "larger"
     return "holds" if gap.outcome == better else "does not hold"
+
+
+def condition_name(condition: dict[str, Any]) -> str:
+    """How a condition is called: its settings and their values."""
+    return ", ".join(f"{key} {value}" for key, value in condition.items())
+
+
+def _not_worse(gap: Comparison, metric: str, margin: float) -> str:
+    worst = (-1 if lower_is_better(metric) else 1) * gap.estimate
+    if replace(gap, estimate=worst, margin=margin).p_inferiority <= gap.level:
+        return "holds"
+    worse = replace(gap, estimate=-worst - margin, margin=None).p_value <= gap.level and worst < -margin
+    return "does not hold" if worse else "undecided"
 
 
 def _unless(outcome: str, cannot_refute: str | None) -> str:

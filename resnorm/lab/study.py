@@ -16,7 +16,7 @@ from resnorm.lab.experiment import Experiment
 from resnorm.lab.frames import frame, origin, settings_columns
 from resnorm.lab.plans.checks import check_preset
 from resnorm.lab.record import Record
-from resnorm.lab.rules import RULES, Judgement, axis, lower_is_better, points, sentence
+from resnorm.lab.rules import RULES, Judgement, axis, condition_name, lower_is_better, points, sentence
 from resnorm.lab.running import run_all
 from resnorm.lab.runs import Runs, committed, studies_folder
 from resnorm.lab.statistics import Comparison, ModeratedVariance, compare, control, moderated_variance
@@ -239,6 +239,22 @@ class Study:
         }
         return compare(table, first, second, unit=unit, margin=margin)
 
+    def change(
+        self, arm: str, first: dict[str, Any], second: dict[str, Any], metric: str = "test_accuracy", margin: float | None = None
+    ) -> Comparison:
+        """Compare an arm under two conditions, `first` minus `second`, seed by seed, with the variance of all arms in both.
+
+        ``first``, ``second``: settings that single out one condition each, such as ``{"depth": 56}``. Otherwise as `gap`.
+        """
+        self._check((arm,))
+        scale, unit = points(metric)
+        table = {
+            f"{name}, {condition_name(condition)}": {seed: scale * value for seed, value in seeds.items()}
+            for condition in (first, second)
+            for name, seeds in self.by_seed(metric, **condition).items()
+        }
+        return compare(table, *(f"{arm}, {condition_name(c)}" for c in (first, second)), unit=unit, margin=margin)
+
     def judge(self, id: str, **words: Any) -> Card:
         """Judge a contest of ``studies/NAME/claims.yml`` by its rule, and return its card.
 
@@ -248,7 +264,7 @@ class Study:
         if id not in self.contests:
             raise ValueError(f"{id!r} is no contest of the study {self.name!r}; allowed: {', '.join(self.contests)}")
         entry = self.contests[id]
-        arms = [entry[key] for key in ("better", "than") if key in entry]
+        arms = dict.fromkeys(entry[key] for key in ("better", "than") if key in entry)
         if lacking := self.lacking(*arms):
             return card(id, None, "not yet measured", note=lacking)
         rule = RULES[entry["rule"]]
@@ -269,7 +285,11 @@ class Study:
         gaps = {}
         for id, entry in self.contests.items():
             arms = (entry["better"], entry["than"])
-            if "conditions" not in entry and all(arm in self.settings for arm in arms) and not self.missing(*arms):
+            if not all(arm in self.settings for arm in arms) or self.missing(*arms):
+                continue
+            if arms[0] == arms[1]:
+                gaps[id] = self.change(arms[0], *entry["conditions"], entry["metric"], entry.get("margin"))
+            elif "conditions" not in entry:
                 gaps[id] = self.gap(*arms, entry["metric"], entry.get("margin"), **entry.get("where", {}))
         return control(gaps)
 

@@ -689,7 +689,8 @@ def test_every_plan_has_every_preset_and_distinct_experiments(name, preset):
     seeds = {item.seed for item in experiments}
     one_seed = ("preact_resnet20", "thousand_layers", "placement_rates", "translation_peaks")
     assert seeds == ({0} if name in one_seed else {0, 1, 2})
-    bundled = preset == "smoke" or name == "thousand_blocks"  # a thousand blocks are much, so that their data are little
+    # a thousand blocks, or four rates to their end, are much: their data are little
+    bundled = preset == "smoke" or name in ("thousand_blocks", "degradation_rates")
     small = {"digits", "characters", "masked_characters", "number_pairs"}
     real = {"cifar10", "tiny_shakespeare", "masked_shakespeare", "multi30k", "en_vi", "iwslt15_en_vi", "wmt14_en_de"}
     assert {item.task["name"] for item in experiments} <= (small if bundled else real) | {"number_words"}

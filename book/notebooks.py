@@ -3,7 +3,9 @@
 import ast
 import os
 import re
+import tomllib
 from collections.abc import Iterable
+from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
@@ -94,6 +96,8 @@ def faults(project: Project, chapter: str) -> list[str]:
     if chapter not in project.chapters:
         found.append(f"_toc.yml does not list it; add `- file: notebooks/{chapter}` where it is to be read")
     found += [*_title(notebook), *_install(notebook), *_parameters(notebook), *_prose(notebook, project)]
+    if chapter not in unfinished(project):
+        found += _form(notebook)
     studies = _judged(notebook)
     expected = [
         claim["id"]
@@ -177,6 +181,51 @@ def unnamed(notebook: NotebookNode, ids: Iterable[str]) -> list[str]:
     patterns = {_pattern(part, texts) for part in parts if isinstance(part, ast.JoinedStr)} - {None}
     joined = re.compile("|".join(sorted(patterns)) or r"(?!)")
     return [id for id in ids if id not in texts and not joined.fullmatch(id)]
+
+
+# -------------------------------------------------------------------------------- form
+
+LINES, WIDTH, HIDDEN = 20, 88, 0.25
+
+
+def unfinished(project: Project) -> set[str]:
+    """The chapters that pyproject.toml exempts from the form, as it does from ruff: a list that only shrinks."""
+    tools = tomllib.loads((project.root / "pyproject.toml").read_text(encoding="utf-8")).get("tool", {})
+    return {Path(path).stem for path in tools.get("ruff", {}).get("extend-exclude", ())}
+
+
+def _form(notebook: NotebookNode) -> list[str]:
+    """Cells that a reader cannot take in: too long, too wide, or hidden."""
+    found, counts = [], {True: 0, False: 0}
+    for number, cell in enumerate(notebook.cells, start=1):
+        if cell.cell_type != "code":
+            continue
+        lines = cell.source.splitlines()
+        # The cell that installs and the solutions of the exercises are hidden for a reason.
+        if not ("google.colab" in cell.source or cell.source.startswith("# @title")):
+            counts[any(tag.startswith(("hide", "remove")) for tag in cell.metadata.get("tags", ()))] += len(lines)
+        if len(lines) > LINES:
+            found.append(f"cell {number} has {len(lines)} lines of code, {LINES} at most; split it, or move it into the package")
+        wide = [place for place, line in enumerate(lines, start=1) if len(line) > WIDTH]
+        if wide:
+            found.append(f"cell {number}, line {wide[0]} is wider than the page; break it at {WIDTH} characters")
+    share = counts[True] / max(1, counts[True] + counts[False])
+    if share > HIDDEN:
+        found.append(f"{share:.0%} of its code is hidden; show it or move it into the package: {HIDDEN:.0%} at most")
+    return found
+
+
+def repeated(project: Project) -> dict[str, list[str]]:
+    """The helpers that two finished chapters define under one name, and where: they belong into the package."""
+    where: dict[str, list[str]] = {}
+    for chapter in sorted(set(project.chapters) - unfinished(project)):
+        trees = (syntax(cell.source) for cell in _code(read(project.root / "notebooks" / f"{chapter}.ipynb").cells))
+        for name in {part.name for tree in trees if tree for part in tree.body if isinstance(part, ast.FunctionDef)}:
+            where.setdefault(name, []).append(chapter)
+    return {name: chapters for name, chapters in where.items() if len(chapters) > 1}
+
+
+# -------------------------------------------------------------------------------- claims and their calls
 
 
 def _judged(notebook: NotebookNode) -> set[str]:

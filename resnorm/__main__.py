@@ -180,7 +180,8 @@ def pack(
     for (study, size), count in packed.items():
         print(f"studies/{study}/runs/{size}.jsonl: {count} {'run' if count == 1 else 'runs'}")
     left = len(source.records())
-    print(f"{sum(packed.values())} runs were packed; {left} are left in {store}, which no study plans at these sizes.")
+    rest = f"; {left} are left in {store}, which no study plans at these sizes" if left else ""
+    print(f"{sum(packed.values())} runs were packed{rest}.")
 
 
 @app.command()

@@ -130,6 +130,37 @@ def test_each_fault_of_a_chapter_is_found(project, change, pattern):  # noqa: F8
     assert [fault for fault in notebooks.faults(project, "fresh") if re.search(pattern, fault)]
 
 
+@pytest.mark.parametrize(
+    ("cell", "pattern"),
+    [
+        (new_code_cell("\n".join(f"x{number} = {number}" for number in range(21))), "has 21 lines of code, 20 at most; split it"),
+        (new_code_cell("x = 1" + " + 1" * 30), "line 1 is wider than the page; break it at 88"),
+        (new_code_cell("\n".join(["x = 1"] * 20), metadata={"tags": ["hide-input"]}), "% of its code is hidden"),
+    ],
+)
+def test_a_chapter_that_cannot_be_taken_in_is_found(project, cell, pattern):  # noqa: F811
+    new_chapter.begin(project, "fresh")
+    path = project.root / "notebooks/fresh.ipynb"
+    changed = nbformat.read(path, 4)
+    changed.cells.append(cell)
+    nbformat.write(changed, path)
+    assert [fault for fault in notebooks.faults(project, "fresh") if re.search(pattern, fault)]
+    text = (project.root / "pyproject.toml").read_text()
+    assert "notebooks/fresh" not in text
+    (project.root / "pyproject.toml").write_text(text.replace("extend-exclude = [", 'extend-exclude = ["notebooks/fresh.ipynb", '))
+    assert not [fault for fault in notebooks.faults(project, "fresh") if re.search(pattern, fault)]
+
+
+def test_no_helper_is_defined_in_two_chapters(project):  # noqa: F811
+    assert notebooks.repeated(REAL) == {}
+    for chapter in ("good", "other"):
+        path = project.root / f"notebooks/{chapter}.ipynb"
+        changed = nbformat.read(path, 4)
+        changed.cells.append(new_code_cell("def compare(a, b):\n    return a - b"))
+        nbformat.write(changed, path)
+    assert notebooks.repeated(project) == {"compare": ["good", "other"]}
+
+
 def test_make_notebooks_says_what_an_author_must_repair(project, monkeypatch, capsys):  # noqa: F811
     monkeypatch.setattr(build, "ROOT", project.root)
     assert build.main(["--normalise"]) == 1

@@ -108,7 +108,7 @@ def test_missing_and_fill_follow_the_notebooks(command, tmp_path, monkeypatch):
     runs = lab.Store(tmp_path / "runs").records()
     assert sorted(record.experiment.seed for record in runs) == [0, 0, 1, 1]
     code, out, err = command("pack", *store)
-    assert (code, err) == (0, "") and out.startswith("studies/tiny/runs/cpu.jsonl: 4 runs\n4 runs were packed; 0 are left")
+    assert (code, err) == (0, "") and out.startswith("studies/tiny/runs/cpu.jsonl: 4 runs\n4 runs were packed.\n")
     assert not list((tmp_path / "runs").glob("*.json"))
     study = lab.study("tiny")
     assert (

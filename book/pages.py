@@ -156,7 +156,7 @@ def ledger(project: Project, verdicts: dict[str, dict], keys: list[str]) -> str:
         "Every claim that a chapter tests, with what this build measured. A claim is an assertion in its notebook: "
         "when a measurement contradicts its verdict, the book does not build. A published figure from secondary "
         "sources is marked as such.",
-        "The claims are sorted by their level of evidence, and then by chapter.",
+        "The claims are sorted by their level of evidence, and then by chapter. [](how_this_book_decides.md) has the rules.",
         f"{len(cards)} claims: {total}." if cards else "There are no claims yet.",
     ]
     if refuted := [card for card in cards if card.kind == "does not hold"]:

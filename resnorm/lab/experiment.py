@@ -53,7 +53,7 @@ class Experiment:
     def __hash__(self) -> int:
         return hash(self.name)
 
-    @property
+    @functools.cached_property
     def name(self) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of the canonical JSON."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]

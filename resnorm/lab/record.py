@@ -8,7 +8,7 @@ import math
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,10 @@ class Record:
     experiment: Experiment
     status: str
     metrics: dict[str, float]
-    curves: list[dict[str, Any]]
-    probes: list[dict[str, Any]]
+    curves: Sequence[dict[str, Any]]
+    probes: Sequence[dict[str, Any]]
     provenance: dict[str, Any]
-    measurements: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    measurements: dict[str, Sequence[dict[str, Any]]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The record in JSON's types: curves thinned, numbers rounded to 6 significant digits, NaN as None."""
@@ -81,10 +81,10 @@ class Record:
             experiment=experiment,
             status=content["status"],
             metrics={key: math.nan if value is None else value for key, value in content["metrics"].items()},
-            curves=_rows(content["curves"]),
-            probes=_rows(content["probes"]),
+            curves=_Rows(content["curves"]),
+            probes=_Rows(content["probes"]),
             provenance=content["provenance"],
-            measurements={name: _rows(columns) for name, columns in content.get("measurements", {}).items()},
+            measurements={name: _Rows(columns) for name, columns in content.get("measurements", {}).items()},
         )
 
 
@@ -221,5 +221,31 @@ def _checked(content: Any) -> dict[str, Any]:
     return content
 
 
-def _rows(columns: dict[str, list]) -> list[dict]:
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+class _Rows(Sequence):
+    """The rows of a table of columns, made when somebody looks at them: most readers want the metrics alone."""
+
+    def __init__(self, columns: dict[str, list]) -> None:
+        self._columns = columns
+        if len({len(column) for column in columns.values()}) > 1:
+            raise ValueError(f"the columns {', '.join(columns)} are not of one length")
+
+    @functools.cached_property
+    def _rows(self) -> list[dict[str, Any]]:
+        return [dict(zip(self._columns, values, strict=True)) for values in zip(*self._columns.values(), strict=True)]
+
+    def __len__(self) -> int:
+        return len(next(iter(self._columns.values()), ()))
+
+    def __getitem__(self, place):
+        return self._rows[place]
+
+    def __iter__(self):
+        return iter(self._rows)
+
+    def __eq__(self, other: object) -> bool:
+        return self._rows == list(other) if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # as a list
+
+    def __repr__(self) -> str:
+        return repr(self._rows)

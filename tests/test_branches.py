@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from resnorm.branches import Blur, Cache, FirstValues, attention, conv, conv1x1, conv3x3, cross_attention, linear, mlp
+from resnorm.branches import Blur, Cache, Damped, FirstValues, attention, conv, conv1x1, conv3x3, cross_attention, linear, mlp
 from resnorm.branches.attention import rotate
 
 torch.manual_seed(0)
@@ -449,3 +449,14 @@ def test_queries_and_keys_are_normalised_as_in_the_models_that_are_cited(kind, p
         ours.key_norm.weight.copy_(theirs.k_norm.weight)
     x, unturned = torch.randn(2, 5, 12), (torch.ones(1, 5, 4), torch.zeros(1, 5, 4))
     torch.testing.assert_close(ours(x), theirs(x, position_embeddings=unturned, attention_mask=None)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_a_damped_branch_computes_the_same_and_returns_less_gradient():
+    branch, x = mlp(2)(6), torch.randn(3, 6, requires_grad=True)
+    (whole,) = torch.autograd.grad(branch(x).sum(), x)
+    for beta in (0.0, 0.25, 4.0):
+        y = Damped(branch, beta)(x)
+        (given,) = torch.autograd.grad(y.sum(), x)
+        assert torch.equal(y, branch(x)) and torch.allclose(given, beta**0.5 * whole)
+    with pytest.raises(ValueError, match="beta is -1: give a number of 0 or more"):
+        Damped(branch, -1)

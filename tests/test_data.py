@@ -476,3 +476,24 @@ def test_the_real_cifar10():
     assert found.mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=2e-3)
     assert found.std == pytest.approx((0.2470, 0.2435, 0.2616), abs=2e-3)
     assert found.test[1][:5].tolist() == [3, 8, 8, 0, 6]  # cat, ship, ship, airplane, frog
+
+
+def test_tables_count_what_they_say(tmp_path):
+    """Against the counts by hand, and a text whose next character is known beats the table of single characters."""
+    text = data.load("characters", context=32)
+    unigram, bigram = data.table_losses(text)
+    counts = torch.bincount(text.train[1].flatten(), minlength=text.spec["vocabulary"]).double() + text.spec["vocabulary"]
+    assert unigram == pytest.approx(-(counts / counts.sum()).log()[text.validation[1].flatten()].mean().item())
+    assert 0 < bigram < unigram
+    with pytest.raises(ValueError, match="has no tables"):
+        data.table_losses(data.load("number_words", limit=100))
+
+
+def test_the_tables_of_the_recorded_text_are_the_numbers_of_the_chapter():
+    from resnorm.lab import plan
+
+    try:
+        text = data.load(**plan("depth_stability", "cpu")[0].task, download=False)
+    except OSError:
+        pytest.skip("tiny_shakespeare is not here")
+    assert data.table_losses(text) == pytest.approx((3.34115, 2.46599), abs=1e-4)

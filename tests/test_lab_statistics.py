@@ -27,6 +27,7 @@ from resnorm.lab import (
     detectable,
     false_discovery,
     hierarchical,
+    matched,
     moderated_variance,
     paired_bootstrap,
     plateau,
@@ -285,6 +286,20 @@ def test_three_of_three_against_none_is_undecided():
     assert contest.not_tested("no").outcome == "not tested here"
     with pytest.raises(ValueError, match="4 of 3 is no count"):
         proportions(4, 3, 0, 3)
+
+
+def test_only_pairs_that_differ_speak():
+    """McNemar's exact test, and an interval that agrees with it; what both runs of a pair do says nothing."""
+    silent = [(True, True)] * 16 + [(False, False)] * 31
+    contest = matched([(True, False)] * 7 + silent, "runs that learned")
+    assert contest.p_value == pytest.approx(2 / 2**7) and contest.outcome == "larger" and contest.interval[0] > 0
+    assert (contest.first, contest.second) == ((23, 54), (16, 54)) and "p = 0.016" in str(contest)
+    assert matched([(False, True)] * 7 + silent).outcome == "smaller"
+    few = matched([(True, False)] * 3 + silent)
+    assert few.p_value == 0.25 and few.outcome == "undecided" and few.interval[0] < 0
+    assert matched(silent).p_value == 1 and matched(silent).outcome == "undecided"
+    with pytest.raises(ValueError, match="no pair"):
+        matched([])
 
 
 @pytest.mark.parametrize(("n1", "n2"), [(2, 2), (3, 3), (3, 10), (10, 10)])

@@ -14,7 +14,20 @@ from resnorm import init
 from resnorm.branches import Cache, Convolution, SelfAttention
 from resnorm.catalog import VARIANTS, Variant
 from resnorm.letters import Add, DropPath, LayerScale, add
-from resnorm.models import MODELS, bert, build, cifar_resnet, generate, mlp_stack, resnet, seq2seq, transformer_lm, vit
+from resnorm.models import (
+    MODELS,
+    alike_positions,
+    bert,
+    build,
+    cifar_resnet,
+    generate,
+    mlp_stack,
+    resnet,
+    seq2seq,
+    simple_transformer,
+    transformer_lm,
+    vit,
+)
 from resnorm.norms import RMSNorm
 from resnorm.words import Block
 
@@ -599,3 +612,17 @@ def test_every_model_can_be_built_by_name():
     language = {"transformer_lm", "bert", "seq2seq"}
     assert set(MODELS) == {"mlp_stack", "cifar_resnet", "resnet", "cifar_densenet", "densenet", "vit"} | language
     assert build("resnet", IMAGES, width=8)(torch.randn(2, 1, 32, 32)).shape == (2, 10)
+
+
+def test_the_simple_transformer_averages_and_its_positions_are_as_alike_as_asked():
+    torch.manual_seed(0)
+    stack = simple_transformer("nAa nMa", 2, 16)
+    attend = stack.blocks[0].parts("A")[0]
+    x = alike_positions(0.3, 256, positions=40)
+    mean = torch.einsum("btd,bsd->bts", x, x)[:, 0, 1:].mean() / 256
+    assert x.shape == (8, 40, 256) and mean.item() == pytest.approx(0.3, abs=0.06)
+    y = attend(torch.randn(1, 5, 16))
+    assert torch.allclose(y, y.mean(1, keepdim=True).expand_as(y), atol=1e-6)
+    assert stack.last is not None and simple_transformer("nAa nMa", 1, 16, last=None).last is None
+    with pytest.raises(ValueError, match="cosine is 2: give a number from 0"):
+        alike_positions(2, 16)

@@ -90,3 +90,15 @@ def test_a_part_of_the_model_is_read_in_the_pass_of_the_whole():
 def test_infinite_values_become_none():
     stack = Stack([Block("Fa", 2, F=scale(1e30), a=add(skip=1e30))])
     assert probes.measure(stack, torch.full((2, 2), 1e30), lambda y: y.sum())[-1]["forward_rms"] is None
+
+
+def test_gradients_by_example_are_those_of_each_example_alone():
+    torch.manual_seed(0)
+    layer, head, x = nn.Linear(4, 3), nn.Linear(3, 2), torch.randn(5, 4)
+    rows = probes.example_gradients(layer, lambda: head(layer(x).relu()).square().sum())
+    for given, one in zip(rows, x, strict=True):
+        (alone,) = torch.autograd.grad(head(layer(one).relu()).square().sum(), layer.weight)
+        assert given == pytest.approx(alone.norm().item(), rel=1e-5)
+    assert not layer._forward_hooks
+    with pytest.raises(ValueError, match="ran 2 times"):
+        probes.example_gradients(layer, lambda: (layer(x) + layer(x)).sum())

@@ -2,6 +2,7 @@
 
 from resnorm.branches.attention import Cache, CrossAttention, FirstValues, SelfAttention, attention, cross_attention
 from resnorm.branches.conv import Blur, Convolution, conv, conv1x1, conv3x3
+from resnorm.branches.damped import Damped
 from resnorm.branches.mlp import MLP, Linear, linear, mlp
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Cache",
     "Convolution",
     "CrossAttention",
+    "Damped",
     "FirstValues",
     "Linear",
     "SelfAttention",

@@ -5,6 +5,7 @@ from resnorm.data.images import cifar10, digits
 from resnorm.data.own import image_folder, tensors, text_file, text_pairs
 from resnorm.data.root import DataError, data_root
 from resnorm.data.sequences import characters, masked_characters, masked_shakespeare, number_pairs, number_words, tiny_shakespeare
+from resnorm.data.tables import table_losses
 from resnorm.data.translation import en_vi, iwslt15_en_vi, multi30k, wmt14_en_de
 
 DATA_SETS = {
@@ -59,6 +60,7 @@ __all__ = [
     "multi30k",
     "number_pairs",
     "number_words",
+    "table_losses",
     "tensors",
     "text_file",
     "text_pairs",

@@ -11,6 +11,7 @@ from resnorm.models.densenet import cifar_densenet, densenet
 from resnorm.models.mlp import mlp_stack
 from resnorm.models.resnet import cifar_resnet, resnet
 from resnorm.models.seq2seq import seq2seq
+from resnorm.models.simple import alike_positions, simple_transformer
 from resnorm.models.transformer import transformer_lm
 from resnorm.models.translate import generate, translate
 from resnorm.models.vit import vit
@@ -76,6 +77,7 @@ def build(name: str, task: dict[str, Any], **options: Any) -> nn.Module:
 
 __all__ = [
     "MODELS",
+    "alike_positions",
     "allowed_options",
     "bert",
     "build",
@@ -87,6 +89,7 @@ __all__ = [
     "mlp_stack",
     "resnet",
     "seq2seq",
+    "simple_transformer",
     "transformer_lm",
     "translate",
     "vit",

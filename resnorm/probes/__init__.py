@@ -5,6 +5,7 @@ from resnorm.probes.affine import affine_maps
 from resnorm.probes.blocks import blocks_of, measure, measure_in_parts, skip_share
 from resnorm.probes.contrast import contrast
 from resnorm.probes.covariate_shift import covariate_shift, gradient_steps
+from resnorm.probes.examples import example_gradients
 from resnorm.probes.landscape import landscape, landscape_plane
 from resnorm.probes.lesions import lesions
 from resnorm.probes.rank import rank_residual
@@ -19,6 +20,7 @@ __all__ = [
     "contrast",
     "covariate_shift",
     "evaluating",
+    "example_gradients",
     "gradient_steps",
     "landscape",
     "landscape_plane",

@@ -1,7 +1,7 @@
 """Statistics of arms and seeds: intervals, equivalence, counts, families, and what a design could have found."""
 
 from resnorm.lab.statistics.comparison import Comparison, Outcome, compare, detectable
-from resnorm.lab.statistics.counts import CalibrationBin, Proportions, brier, calibration, proportions
+from resnorm.lab.statistics.counts import CalibrationBin, Proportions, brier, calibration, matched, proportions
 from resnorm.lab.statistics.families import Effect, Hierarchy, control, false_discovery, hierarchical
 from resnorm.lab.statistics.items import corpus_bleu, paired_bootstrap
 from resnorm.lab.statistics.settings import at_chance, best_rates, plateau, progress, unfinished
@@ -28,6 +28,7 @@ __all__ = [
     "detectable",
     "false_discovery",
     "hierarchical",
+    "matched",
     "moderated_variance",
     "paired_bootstrap",
     "plateau",

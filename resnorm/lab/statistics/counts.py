@@ -1,6 +1,6 @@
 """Counts of successes, and forecasts of outcomes that happen or not."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from resnorm.extras import needed_for
@@ -75,6 +75,29 @@ def proportions(k1: int, n1: int, k2: int, n2: int, unit: str = "", level: float
     low = share1 - share2 - ((share1 - low1) ** 2 + (high2 - share2) ** 2) ** 0.5
     high = share1 - share2 + ((high1 - share1) ** 2 + (share2 - low2) ** 2) ** 0.5
     return Proportions((k1, n1), (k2, n2), (max(-1.0, float(low)), min(1.0, float(high))), min(1.0, p_value), unit, level)
+
+
+def matched(pairs: Iterable[tuple[bool, bool]], unit: str = "", level: float = 0.05) -> Proportions:
+    r"""Compare successes in matched pairs of runs, which differ in one thing alone: McNemar's exact test.
+
+    Of the pairs, only those speak in which one run succeeded and the other did not: if nothing differs, each of these
+    $b + c$ falls to either side with probability 1/2. Three against none is p = 0.25, seven against none p = 0.016.
+    `pairs`: (first succeeded, second succeeded). The interval of the difference is exact (Clopper-Pearson), given how many
+    pairs speak. Citation: mcnemar1947note. Raises ValueError without a pair.
+    """
+    pairs = list(pairs)
+    if not pairs:
+        raise ValueError("there is no pair of runs: give one or more")
+    with needed_for("comparisons of counts"):
+        from scipy import stats
+
+    first_only = sum(first and not second for first, second in pairs)
+    differ = first_only + sum(second and not first for first, second in pairs)
+    counts = proportions(sum(bool(first) for first, _ in pairs), len(pairs), sum(bool(second) for _, second in pairs), len(pairs))
+    test = stats.binomtest(first_only, differ) if differ else None
+    ends = test.proportion_ci(1 - level) if test else (0.5, 0.5)
+    low, high = (float(differ * (2 * end - 1) / len(pairs)) for end in ends)
+    return replace(counts, interval=(low, high), p_value=float(test.pvalue) if test else 1.0, unit=unit, level=level)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import yaml
 
 from book.processes import ending_with_this_one
 from resnorm.claims import read_claims
+from resnorm.training.files import lock
 
 BADGE = re.compile(r"\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)\n*")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -228,7 +229,10 @@ def execute_all(project: Project, chapters: list[str], preset: str, fresh: bool,
     pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"))
     try:
         with ending_with_this_one():
-            waiting = [pool.submit(_execute, project, chapter, preset, folders[chapter], threads, strict) for chapter in pending]
+            waiting = [
+                pool.submit(_execute_alone, project, chapter, preset, folders[chapter], fresh, threads, strict)
+                for chapter in pending
+            ]
             for future in waiting:
                 report, failure = future.result()
                 print(report, flush=True)
@@ -238,6 +242,14 @@ def execute_all(project: Project, chapters: list[str], preset: str, fresh: bool,
     if failures:
         raise BuildError("\n\n".join(failures))
     return folders
+
+
+def _execute_alone(project: Project, chapter: str, preset: str, folder: Path, fresh: bool, *how) -> tuple[str, str | None]:
+    """Execute a chapter while no other build of this tree is at it; what that one has left here is taken."""
+    with lock(project.build / "executed" / f"{chapter}.lock"):
+        if folder.exists() and not fresh:
+            return f"  {chapter}: executed by another build", None
+        return _execute(project, chapter, preset, folder, *how)
 
 
 def _execute(project: Project, chapter: str, preset: str, folder: Path, threads: int, strict: bool) -> tuple[str, str | None]:

@@ -20,7 +20,18 @@ MATHJAX = "tex-svg-full.js"
 MATHJAX_SHA256 = "a4354ff94fd868aea0cc6eaaa79a57fda0588646fc46ee3700a349ee0a11cbe6"
 # How Colab marks a folded cell: its title, which becomes the title of the folded cell on the page.
 TITLE = "# @title "
-PAGES = ("gallery", "claims", "bibliography", "how_to_run", "symbols", "how_this_book_decides", "load_weights", "convert_norm", "fast_training", "index")
+PAGES = (
+    "gallery",
+    "claims",
+    "bibliography",
+    "how_to_run",
+    "symbols",
+    "how_this_book_decides",
+    "load_weights",
+    "convert_norm",
+    "fast_training",
+    "index",
+)
 
 
 def stage(project: Project, folders: dict[str, Path]) -> Path:

@@ -106,3 +106,13 @@ def test_a_killed_build_leaves_no_kernel_behind(project):  # noqa: F811
         assert sign.exists() and len(left(mark)) >= 4
         process.kill()
     assert nothing_is_left(mark)
+
+
+def test_two_builds_of_one_tree_execute_a_chapter_once(project, tmp_path):  # noqa: F811
+    nbformat.write(notebook("import time; time.sleep(3)"), project.root / "notebooks/other.ipynb")
+    script = tmp_path / "scripts/build.py"  # beside the project's own package it would be found instead of ours
+    script.parent.mkdir()
+    script.write_text(BUILDS)
+    said = [process.communicate(timeout=180)[0] for process, _ in [started(script, project.root) for _ in range(2)]]
+    assert sorted("by another build" in text or "unchanged" in text for text in said) == [False, True], said
+    assert [path.name for path in (project.build / "executed/other").glob("*.part")] == []

@@ -145,6 +145,35 @@ def test_one_arm_under_two_conditions(contests):
         study.change("Post", *DEPTHS)
 
 
+def test_two_arms_that_only_guess_have_no_winner(contests):
+    study = lab.study("conv_orders")
+    id = contests(chance=0.9)
+    card = study.judge(contests(id="guess", chance=0.9, expected="not tested here"))
+    assert card.note == "Neither has learned: test accuracy is not better than 0.9."
+    del study.__dict__["contests"], study.__dict__["gaps"]
+    assert study.judge(contests(id=id, chance=0.1)).verdict == "undecided"
+    error = contests(id="error", metric="test_error", chance=10, expected="not tested here")
+    assert lab.study("conv_orders").judge(error).verdict == "not tested here"
+
+
+def test_a_contest_that_names_a_preset_is_decided_at_that_size(contests):
+    ids = contests(), contests(id="longer", preset="colab")
+    assert set(lab.study("conv_orders").contests) == {ids[0]}
+    assert set(lab.study("conv_orders", "colab").contests) == set(ids)
+
+
+def test_scores_of_translations_are_metrics():
+    study = lab.study("translation_en_vi")
+    scores = study.values("test_bleu").set_index(["arm", "seed"]).value
+    record = study.of("Pre-Norm")[0]
+    (widest,) = (row["bleu"] for row in record.measurements["translation"] if (row["split"], row["beam"]) == ("test", 4))
+    assert scores["Pre-Norm", record.experiment.seed] == widest
+    assert scores["xSkip (λ = 2)", 1] == 0, "a run that diverged translates nothing"
+    assert study.gap("Pre-Norm", "Post-Norm", "test_bleu").unit == "points of test BLEU"
+    with pytest.raises(ValueError, match="has the metric 'test_rouge'; allowed: .*test_bleu"):
+        study.values("test_rouge")
+
+
 def test_an_interaction_compares_two_differences():
     first, second = gap(9.0), gap(1.0)
     change = rules.minus(first, second)
@@ -155,11 +184,11 @@ def test_every_rule_has_a_sentence_and_every_contest_what_its_rule_needs():
     for name in rules.RULES:
         assert rules.sentence(name).endswith("."), name
     for name in lab.studies():
-        study = lab.study(name)
-        for id, entry in study.contests.items():
+        sizes = {preset: lab.study(name, preset) for preset in lab.PRESETS}
+        for id, entry in {id: entry for study in sizes.values() for id, entry in study.contests.items()}.items():
             assert entry["rule"] in rules.RULES, id
             for arm in (entry["better"], entry["than"]):
-                assert any(arm in lab.study(name, preset).settings for preset in lab.PRESETS), (id, arm)
+                assert any(arm in study.settings for study in sizes.values()), (id, arm)
 
 
 def test_one_condition_must_be_named():

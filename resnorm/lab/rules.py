@@ -33,18 +33,23 @@ def sentence(name: str) -> str:
 
 def points(metric: str) -> tuple[float, str]:
     """The factor and the unit in which a metric's differences read: shares and losses in hundredths."""
-    words = metric.replace("_", " ")
+    words = spoken(metric)
     if metric.endswith("loss"):
         return 100.0, f"hundredths of a nat of {words}"
     if metric.endswith(("accuracy", "exact")):
         return 100.0, f"points of {words}"
-    return 1.0, f"points of {words}" if metric.endswith("error") else words
+    return 1.0, f"points of {words}" if metric.endswith(("error", "bleu", "chrf")) else words
+
+
+def spoken(metric: str) -> str:
+    """A metric in words."""
+    return metric.replace("_", " ").replace("bleu", "BLEU").replace("chrf", "chrF")
 
 
 def axis(metric: str) -> str:
     """What an axis of the metric is called, with its unit."""
     unit = ", nats" if metric.endswith("loss") else ", %" if metric.endswith("error") else ""
-    return metric.replace("_", " ") + unit
+    return spoken(metric) + unit
 
 
 def lower_is_better(metric: str) -> bool:
@@ -53,10 +58,15 @@ def lower_is_better(metric: str) -> bool:
 
 
 @rule
-def beats(study: Any, id: str, better: str, than: str, metric: str, cannot_refute: str | None = None) -> Judgement:
+def beats(
+    study: Any, id: str, better: str, than: str, metric: str, cannot_refute: str | None = None, chance: float | None = None
+) -> Judgement:
     """It holds if the 95 % interval of the difference, with the variance of all arms, lies on the better side of 0."""
     gap = study.gaps[id]
-    return Judgement(f"{better} minus {than}: {gap}", _unless(outcome(gap, metric), cannot_refute), _note(metric, cannot_refute))
+    measured = f"{better} minus {than}: {gap}"
+    if chance is not None and not _learned(study, id, (better, than), metric, chance):
+        return Judgement(measured, "not tested here", f"Neither has learned: {axis(metric)} is not better than {chance:g}.")
+    return Judgement(measured, _unless(outcome(gap, metric), cannot_refute), _note(metric, cannot_refute))
 
 
 @rule
@@ -141,6 +151,12 @@ def _not_worse(gap: Comparison, metric: str, margin: float) -> str:
     return "does not hold" if worse else "undecided"
 
 
+def _learned(study: Any, id: str, arms: tuple[str, ...], metric: str, chance: float) -> bool:
+    """Whether one of the arms is better than `chance` in the mean over its seeds: two that only guess have no winner."""
+    means = study.table(metric, **study.contests[id].get("where", {}))["mean"][list(arms)]
+    return bool(means.min() < chance if lower_is_better(metric) else means.max() > chance)
+
+
 def _unless(outcome: str, cannot_refute: str | None) -> str:
     """A setting that cannot speak against a claim leaves it untested."""
     return "not tested here" if cannot_refute and outcome != "holds" else outcome
@@ -152,5 +168,5 @@ def _note(metric: str, cannot_refute: str | None) -> str:
 
 def side(metric: str) -> str:
     """Which sign is the better one."""
-    words = metric.replace("_", " ").capitalize()
-    return f"{words}; {'negative' if lower_is_better(metric) else 'positive'} is better."
+    words = spoken(metric)
+    return f"{words[0].upper()}{words[1:]}; {'negative' if lower_is_better(metric) else 'positive'} is better."

@@ -22,6 +22,9 @@ from resnorm.lab.runs import Runs, committed, studies_folder
 from resnorm.lab.statistics import Comparison, ModeratedVariance, compare, control, moderated_variance
 from resnorm.lab.store import Store
 
+# Of translations, beside the metrics of every run.
+SCORES = ("bleu", "chrf")
+
 
 def studies() -> tuple[str, ...]:
     """The names of all studies, in alphabetical order."""
@@ -189,14 +192,14 @@ class Study:
     def values(self, metric: str = "test_accuracy", **where: Any):
         """One row a run: arm, seed, every setting that varies, status and `value`.
 
-        ``metric``: of the runs, or one of them as an error: `test_error` is 100 (1 - test_accuracy), in %. A run that
-        diverged has no loss, and answers nothing right. ``where``: settings and their values, or lists of them.
-        Raises ValueError for a metric that no run has.
+        ``metric``: of the runs, or one of them as an error: `test_error` is 100 (1 - test_accuracy), in %; of translations
+        `test_bleu` too. A run that diverged has no loss and gets nothing right. ``where``: settings and their values, or lists
+        of them. Raises ValueError for a metric that no run has.
         """
         with needed_for("tables of records"):
             import pandas
 
-        known = sorted({name for record in self.records for name in record.metrics})
+        known = sorted({name for record in self.records for name in record.metrics | _scores(record)})
         if self.records and metric.replace("_error", "_accuracy") not in known:
             raise ValueError(f"no run of {self.name!r} has the metric {metric!r}; allowed: {', '.join(known)}")
         columns = {name: path for name, path in settings_columns(self.records).items() if name not in ("task", "model", "variant")}
@@ -276,8 +279,9 @@ class Study:
 
     @functools.cached_property
     def contests(self) -> dict[str, dict[str, Any]]:
-        """The contests of ``studies/NAME/claims.yml``, by their id."""
-        return {id: entry for id, entry in claims().items() if entry.get("study") == self.name and "rule" in entry}
+        """The contests of ``studies/NAME/claims.yml``, by their id; one that names a preset is decided at this size only."""
+        of_study = {id: entry for id, entry in claims().items() if entry.get("study") == self.name and "rule" in entry}
+        return {id: entry for id, entry in of_study.items() if entry.get("preset", self.preset) == self.preset}
 
     @functools.cached_property
     def gaps(self) -> dict[str, Comparison]:
@@ -316,10 +320,17 @@ class Study:
 
 
 def measured(record: Record, metric: str) -> float:
-    """A metric of a run: a share that a diverged run lacks is 0, a loss is NaN; `test_error` is 100 (1 - test_accuracy)."""
+    """A metric of a run: a share or a score that it lacks is 0, a loss is NaN; `test_error` is 100 (1 - test_accuracy)."""
     if metric.endswith("_error"):
         return 100 * (1 - measured(record, metric.replace("_error", "_accuracy")))
-    return record.metrics.get(metric, 0.0 if metric.endswith(("accuracy", "exact")) else math.nan)
+    missing = 0.0 if metric.endswith(("accuracy", "exact", *SCORES)) else math.nan
+    return (record.metrics | _scores(record)).get(metric, missing)
+
+
+def _scores(record: Record) -> dict[str, float]:
+    """The scores of a run's translations, such as `test_bleu`, each by the widest beam that was searched."""
+    rows = sorted(record.measurements.get("translation", ()), key=lambda row: row["beam"])
+    return {f"{row['split']}_{score}": row[score] for row in rows for score in SCORES}
 
 
 def _setting(record: Record, path: str) -> Any:

@@ -54,6 +54,7 @@ data = DataSet("random", "sequences", split, split, split, spec=dict(vocabulary=
 assert fit(model, data, Recipe(epochs=1, batch_size=4)).status == "finished"
 
 foreign = {"numpy", "pandas", "matplotlib", "sklearn", "num2words", "pooch", "tqdm", "typer", "yaml", "torchvision", "safetensors"}
+foreign |= {"scipy", "statsmodels", "seaborn"}
 assert not foreign & set(sys.modules), foreign & set(sys.modules)
 print("works")
 """
@@ -128,7 +129,8 @@ def test_with_torch_alone_the_rest_names_its_extra(torch_alone):
         "resnorm.load('digits')": "the handwritten digits need the package sklearn",
         "resnorm.load('characters')": "number names need the package num2words",
         "resnorm.lab.frame([])": "tables of records need the package pandas",
-        "claims.read_claims()": "claims of the book need the package yaml",
+        "lab.detectable(1.0, 4)": "comparisons of runs need the package scipy",
+        "claims.claims()": "claims of the book need the package yaml",
         "resnorm.load_weights(resnorm.resnet(), open('w.safetensors', 'w').name)": ".safetensors need the package safetensors",
         "own.image_folder('.')": "folders of images need the package numpy",
     }

@@ -33,6 +33,7 @@ from resnorm.lab import (
     plateau,
     progress,
     proportions,
+    rank_correlation,
     unfinished,
     variance_prior,
 )
@@ -522,3 +523,26 @@ def test_the_page_prints_what_its_code_prints():
 def test_the_lab_loads_no_statistics_package():
     code = "import sys, resnorm.lab; print(sorted({'scipy', 'statsmodels', 'pandas'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_rank_correlation_holds_a_third_quantity_fixed():
+    draw = numpy.random.default_rng(0)
+    depth = numpy.arange(40.0)
+    angle, damage = depth + 8 * draw.standard_normal(40), depth + 8 * draw.standard_normal(40)
+    raw = rank_correlation(angle, damage)
+    assert raw.estimate == pytest.approx(stats.spearmanr(angle, damage).statistic)
+    assert raw.interval[0] < raw.estimate < raw.interval[1] < 1
+    # The residuals of the ranks correlate as the partial correlation says; here the common cause was everything.
+    ranks = [stats.rankdata(side) for side in (angle, damage, depth)]
+    rest = [side - numpy.polyval(numpy.polyfit(ranks[2], side, 1), ranks[2]) for side in ranks[:2]]
+    partial = rank_correlation(angle, damage, depth)
+    assert partial.estimate == pytest.approx(numpy.corrcoef(*rest)[0, 1])
+    assert raw.interval[0] > 0.3 and partial.interval[0] < 0 < partial.interval[1]
+    # A side whose order is that of what is held fixed has nothing left to say.
+    assert math.isnan(rank_correlation(-depth, damage, depth).estimate)
+    assert str(rank_correlation(-depth, damage, depth)) == "not defined"
+    assert rank_correlation(depth, depth**3).estimate == 1
+    with pytest.raises(ValueError, match="4 pairs: an interval needs 5"):
+        rank_correlation([1, 2, 3, 4], [1, 2, 3, 4])
+    with pytest.raises(ValueError, match="the sides have 5, 6 values"):
+        rank_correlation(range(5), range(6))

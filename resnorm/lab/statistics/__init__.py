@@ -1,6 +1,7 @@
 """Statistics of arms and seeds: intervals, equivalence, counts, families, and what a design could have found."""
 
 from resnorm.lab.statistics.comparison import Comparison, Outcome, compare, detectable
+from resnorm.lab.statistics.correlation import Correlation, rank_correlation
 from resnorm.lab.statistics.counts import CalibrationBin, Proportions, brier, calibration, matched, proportions
 from resnorm.lab.statistics.families import Effect, Hierarchy, control, false_discovery, hierarchical
 from resnorm.lab.statistics.items import corpus_bleu, paired_bootstrap
@@ -11,6 +12,7 @@ __all__ = [
     "ArmVariance",
     "CalibrationBin",
     "Comparison",
+    "Correlation",
     "Effect",
     "Hierarchy",
     "ModeratedVariance",
@@ -34,6 +36,7 @@ __all__ = [
     "plateau",
     "progress",
     "proportions",
+    "rank_correlation",
     "unfinished",
     "variance_prior",
 ]

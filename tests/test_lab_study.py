@@ -117,6 +117,7 @@ DEPTHS = [{"depth": 56}, {"depth": 20}]
         ("keeps_up", "test_accuracy", {"margin": 3}, gap(-9, margin=3), "does not hold"),
         ("keeps_up", "test_loss", {"margin": 3}, gap(9, margin=3), "does not hold"),
         ("keeps_up", "test_loss", {"margin": 3}, gap(-9, margin=3), "holds"),
+        ("keeps_up", "test_loss", {"margin": 3, "cannot_refute": "Short."}, gap(9, margin=3), "not tested here"),
         ("better_under", "test_accuracy", {"conditions": DEPTHS}, gap(5), "holds"),
         ("better_under", "test_accuracy", {"conditions": DEPTHS, "cannot_refute": "Short."}, gap(-5), "not tested here"),
         ("keeps_up_under", "test_accuracy", {"conditions": DEPTHS, "margin": 3}, gap(-2, margin=3), "undecided"),

@@ -88,10 +88,13 @@ def gains_nothing(study: Any, id: str, better: str, than: str, metric: str) -> J
 
 
 @rule
-def keeps_up(study: Any, id: str, better: str, than: str, metric: str, margin: float) -> Judgement:
+def keeps_up(
+    study: Any, id: str, better: str, than: str, metric: str, margin: float, cannot_refute: str | None = None
+) -> Judgement:
     """It holds if the first arm is not worse by the margin or more, at a one-sided level of 5 %."""
     gap = study.gaps[id]
-    return Judgement(f"{better} minus {than}: {gap}", _not_worse(gap, metric, margin), f"{side(metric)} Margin: {margin:g}.")
+    verdict, note = _unless(_not_worse(gap, metric, margin), cannot_refute), f"{side(metric)} Margin: {margin:g}."
+    return Judgement(f"{better} minus {than}: {gap}", verdict, f"{note} {cannot_refute}" if cannot_refute else note)
 
 
 @rule

@@ -20,7 +20,7 @@ def plane(arrows: Mapping[str, tuple[float, float]], turning: Sequence[str] = ()
         if name not in arrows:
             raise ValueError(f"there is no arrow {name!r}; allowed: {', '.join(map(repr, arrows))}")
     x, *_ = arrows
-    degrees = {name: math.degrees(math.atan2(across, along)) for name, (along, across) in arrows.items()}
+    degrees = {name: round(math.degrees(math.atan2(across, along)), 9) + 0.0 for name, (along, across) in arrows.items()}
     sums = {name: (arrows[x][0] + arrows[name][0], arrows[x][1] + arrows[name][1]) for name in turning[:-1]}
     points = numpy.array([(0.0, 0.0), *arrows.values(), *sums.values()])
     with style():

@@ -67,11 +67,15 @@ class Project:
 
     def studies_in(self, code: str) -> list[str]:
         """The studies that a piece of code names, and those that their plans name."""
+        plans = {path.parent.name: path for path in sorted((self.root / "studies").glob("*/plan.py"))}
         names: dict[str, None] = {}
-        known = {path.parent.name: path for path in sorted((self.root / "studies").glob("*/plan.py"))}
-        for name, path in known.items():
-            if re.search(rf"[\"']{name}[\"']", code):
-                names |= {name: None} | dict.fromkeys(self.studies_in(path.read_text(encoding="utf-8")))
+        texts = [code]
+        while texts:
+            text = texts.pop()
+            for name in plans:
+                if name not in names and re.search(rf"[\"']{name}[\"']", text):
+                    names[name] = None
+                    texts.append(plans[name].read_text(encoding="utf-8"))
         return list(names)
 
     def notebook(self, chapter: str) -> Path:

@@ -90,6 +90,14 @@ NO_CHANGES = {
 }
 
 
+def test_a_chapter_depends_on_the_studies_of_its_studies(project):
+    plans = {"zoo": "measure = ('zoo', 'rates')", "rates": "study('zoo')", "other": ""}
+    for name, text in plans.items():
+        (project.root / "studies" / name).mkdir(exist_ok=True)
+        (project.root / "studies" / name / "plan.py").write_text(text)
+    assert sorted(project.studies_in("lab.study('zoo')")) == ["rates", "zoo"] and project.studies_in("zoo") == []
+
+
 @pytest.mark.parametrize("change", [*CHANGES, *NO_CHANGES])
 def test_execution_key(project, change):
     before = chapters.execution_key(project, "good", "smoke")

@@ -215,7 +215,8 @@ ENDS = {
     "raise SystemExit": "cell 3.*raised SystemExit.*1 later cell was not executed",
     "exit()": r"cell 3.*calls exit\(\).*ends the kernel",
     "if 1 > 0:\n    quit()": r"cell 3.*calls quit\(\).*ends the kernel",
-    "import os; os._exit(0)": "cell 3.*the kernel ended in this cell or in one before it.*1 later cell was not executed",
+    # Which cell a death is seen in depends on how fast it is noticed.
+    "import os; os._exit(0)": "cell [23].*the kernel ended in this cell or in one before it.*later cells? w",
 }
 
 

@@ -109,7 +109,7 @@ def test_an_untied_decoder_is_refused_from_the_tensors():
         (dict(variant="deepnorm"), "this model adds by '.*α.*, and the weights by"),
         (dict(variant="xskip_norm"), "this model adds by '.*λ.*, and the weights by"),
         (dict(variant="encoder_b2t"), "the word 'Aan Mabn', and the weights 'Aan Man'"),
-        (dict(norm="group(groups=8,eps=1e-12)"), "is GroupNorm, and in the weights LayerNorm"),
+        (dict(norm="batch(dim=-1,eps=1e-12,track_running_stats=False)"), "is BatchNorm, and in the weights LayerNorm"),
         (dict(segments=3), r"has shape \(2, 32\), and 'embedding.segment.weight' of this model \(3, 32\)"),
     ],
 )

@@ -207,8 +207,8 @@ def test_another_network_of_ours_is_refused_from_the_tensors(family, options, me
 
 
 def test_a_norm_with_the_tensors_of_another_is_refused():
-    with pytest.raises(ValueError, match="'stack.blocks.0.0_n' of this model is GroupNorm, and in the weights LayerNorm"):
-        load_weights(ours_for("GPT2", norm="group(groups=8)"), theirs("GPT2").state_dict())
+    with pytest.raises(ValueError, match="'stack.blocks.0.0_n' of this model is BatchNorm, and in the weights LayerNorm"):
+        load_weights(ours_for("GPT2", norm="batch(dim=-1,track_running_stats=False)"), theirs("GPT2").state_dict())
 
 
 def test_norms_without_tensors_inside_a_branch_are_no_part_of_their_function():

@@ -48,17 +48,16 @@ def frame(records: list[Record], kind: str = "metrics", arms: dict[str, str] | N
     columns = settings_columns(records)
     rows = []
     for record in records:
-        described = {column: _setting(record, path) for column, path in columns.items()}
+        described = {column: setting(record, path) for column, path in columns.items()}
         names = {"experiment": record.experiment.name, "label": label(record.experiment)}
         names |= {"arm": arms[record.experiment.name]} if arms else {}
         head = {**names, **described, "status": record.status}
         rows += ({**head, **row} for row in _observations(record, kind))
+    empty = ["experiment", "label", *(["arm"] if arms else []), *columns, "status"]
     if kind in MEASUREMENTS:
-        return pandas.DataFrame(
-            rows, columns=None if rows else ["experiment", "label", *(["arm"] if arms else []), *columns, "status"]
-        )
+        return pandas.DataFrame(rows, columns=None if rows else empty)
     if not rows:
-        return pandas.DataFrame(columns=["experiment", "label", *(["arm"] if arms else []), *columns, "status", "metric", "value"])
+        return pandas.DataFrame(columns=[*empty, "metric", "value"])
     table = pandas.DataFrame(rows)
     table["value"] = table["value"].astype(float)
     return table[[column for column in table if column not in ("metric", "value")] + ["metric", "value"]]
@@ -99,7 +98,7 @@ def settings_columns(records: list[Record]) -> dict[str, str]:
 
 
 def _varies(records: list[Record], path: str) -> bool:
-    return len({repr(_setting(record, path)) for record in records}) > 1
+    return len({repr(setting(record, path)) for record in records}) > 1
 
 
 def _hashable(value: Any) -> Any:
@@ -110,7 +109,8 @@ def _part(record: Record, part: str) -> dict[str, Any]:
     return getattr(record.experiment, part)
 
 
-def _setting(record: Record, path: str) -> Any:
+def setting(record: Record, path: str) -> Any:
+    """The value of a setting by its path, as `settings_columns` has it; None where the experiment does not name it."""
     part, _, key = path.partition(".")
     value = _part(record, part)
     return value.get(key) if key else value
@@ -158,7 +158,7 @@ def _table(records: list[Record], metrics: list[str]) -> str:
     paths = settings_columns(records)
     runs: dict[tuple, list[Record]] = {}
     for record in records:
-        values = tuple(_hashable(_setting(record, paths[name])) for name in columns)
+        values = tuple(_hashable(setting(record, paths[name])) for name in columns)
         runs.setdefault(values, []).append(record)
     rows = []
     for values, group in runs.items():

@@ -1,10 +1,8 @@
 """The recorded runs of the studies: one JSON line a run in ``studies/NAME/runs/PRESET.jsonl``."""
 
 import functools
-import hashlib
 import json
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 from resnorm.lab.experiment import Experiment
@@ -75,11 +73,6 @@ class Runs:
         from resnorm.lab.frames import frame
 
         return frame(self.records(), kind)
-
-    def digest(self, experiments: Iterable[Experiment]) -> str:
-        """A hash of what is recorded of these experiments: it changes with their runs and with no others."""
-        lines = (self._lines[item.name][2] for item in experiments if item.name in self._lines)
-        return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
     @staticmethod
     def _of(path: Path) -> dict[str, str]:

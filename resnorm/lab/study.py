@@ -13,7 +13,7 @@ from typing import Any
 from resnorm.claims import Card, card, claims
 from resnorm.extras import needed_for
 from resnorm.lab.experiment import Experiment
-from resnorm.lab.frames import frame, origin, settings_columns
+from resnorm.lab.frames import frame, origin, setting, settings_columns
 from resnorm.lab.plans.checks import check_preset
 from resnorm.lab.record import Record
 from resnorm.lab.rules import RULES, Judgement, axis, condition_name, lower_is_better, points, sentence
@@ -166,13 +166,9 @@ class Study:
         count = len(self.missing(*arms))
         if not count:
             return ""
-        chosen = "".join(f" --arm {arm!r}" for arm in arms or self.arms if self.missing(arm)) if self._some_are_there else ""
+        chosen = "".join(f" --arm {arm!r}" for arm in arms or self.arms if self.missing(arm)) if self.records else ""
         command = f"python -m resnorm fill {self.name} --preset {self.preset}{chosen}"
         return f"{count} {'run is' if count == 1 else 'runs are'} missing: `{command}`"
-
-    @property
-    def _some_are_there(self) -> bool:
-        return bool(self.records)
 
     def run(self, progress: bool = False, **options: Any) -> "Study":
         """Run what the live store lacks and return the study with these runs; see `resnorm.lab.run_all`."""
@@ -205,7 +201,7 @@ class Study:
         columns = {name: path for name, path in settings_columns(self.records).items() if name not in ("task", "model", "variant")}
         rows = [
             {"arm": self.arm_of[record.experiment.name]}
-            | {name: _setting(record, path) for name, path in columns.items()}
+            | {name: setting(record, path) for name, path in columns.items()}
             | {"status": record.status, "value": measured(record, metric)}
             for record in self.records
         ]
@@ -331,12 +327,6 @@ def _scores(record: Record) -> dict[str, float]:
     """The scores of a run's translations, such as `test_bleu`, each by the widest beam that was searched."""
     rows = sorted(record.measurements.get("translation", ()), key=lambda row: row["beam"])
     return {f"{row['split']}_{score}": row[score] for row in rows for score in SCORES}
-
-
-def _setting(record: Record, path: str) -> Any:
-    part, _, key = path.partition(".")
-    value = getattr(record.experiment, part)
-    return value.get(key) if key else value
 
 
 def _chosen(table, where: dict[str, Any]):

@@ -147,10 +147,7 @@ def card(
 @functools.cache
 def claims() -> dict[str, dict[str, Any]]:
     """The claims of the book by their id, read once; see `read_claims`."""
-    home = PACKAGE.parent if (PACKAGE.parent / "book/claims.yml").exists() else PACKAGE
-    if not (home / "book/claims.yml").exists():
-        raise FileNotFoundError("there is no book/claims.yml; work in a checkout of the repository, or install resnorm again")
-    return {entry["id"]: entry for entry in read_claims(home)}
+    return {entry["id"]: entry for entry in read_claims(_book_file("claims.yml").parent.parent)}
 
 
 def read_claims(home: Path) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ PACKAGE = Path(__file__).resolve().parent
 NEEDED = ("id", "statement", "source", "chapter", "level", "expected")
 # What a contest adds, for the rule that decides it; `Study.judge` hands these to it.
 CONTEST = ("rule", "better", "than", "metric", "margin", "where", "conditions", "cannot_refute", "chance", "preset")
-OPTIONAL = ("reason", "forecast", *CONTEST)
+OPTIONAL = ("reason", "forecast", "published", "note", *CONTEST)
 LEVELS = {
     "identity": "algebra, checked by a computation",
     "at initialisation": "measured on networks before training",
@@ -112,15 +112,15 @@ def claim(
 
     ``id``: an entry of the claims; ``measured``: a text, a number or a dictionary of numbers; ``holds``: True, False, or
     None where the measurement cannot tell; ``published``: the published figure with its source; ``note``: where the
-    measurement stops; ``untested``: why this setting cannot speak, which makes the verdict "not tested here". Writes the
-    verdict into the folder that RESNORM_CLAIMS names, if it is set.
+    measurement stops, after what the entry says of both; ``untested``: why this setting cannot speak, which makes the
+    verdict "not tested here". Writes the verdict into the folder that RESNORM_CLAIMS names, if it is set.
     Raises ClaimFailed if the outcome is not what the entry expects, ValueError for an unknown id, TypeError if ``holds``
     is neither a truth value nor None.
     """
     if holds is not None and type(holds).__name__ not in ("bool", "bool_"):
         raise TypeError(f"holds is {holds!r}; give one True or False, or None where the measurement cannot tell")
     outcome = "not tested here" if untested else "undecided" if holds is None else "holds" if holds else "does not hold"
-    return card(id, measured, outcome, published, " ".join(filter(None, [untested, note])) or None)
+    return card(id, measured, outcome, published, joined(untested, note))
 
 
 def card(
@@ -133,7 +133,8 @@ def card(
     expected = entry["expected"]
     verdict = expected if outcome == "holds" and expected.startswith("holds") else outcome
     facts = {key: str(entry[key]) for key in ("statement", "source", "chapter", "level")}
-    made = Card(id, **facts, verdict=verdict, measured=_plain(measured), published=published, rule=rule, note=note)
+    texts = dict(published=joined(entry.get("published"), published), note=joined(entry.get("note"), note))
+    made = Card(id, **facts, verdict=verdict, measured=_plain(measured), rule=rule, **texts)
     if outcome != "not yet measured" and expected == "not yet measured":
         raise ClaimFailed(f"the claim {id!r} is now measured ({verdict}); write this as `expected` in {entry['file']}")
     if outcome != "not yet measured" and verdict != expected:
@@ -187,6 +188,9 @@ def _check_entry(entry: Any, file: str) -> None:
         raise ValueError(f"{file}: {name!r} expects {expected!r}; allowed: {allowed}")
     if entry["level"] not in LEVELS:
         raise ValueError(f"{file}: {name!r} has the level {entry['level']!r}; allowed: {', '.join(LEVELS)}")
+    for field in ("published", "note"):
+        if not isinstance(entry.get(field, ""), str):
+            raise ValueError(f"{file}: {name!r} has the {field} {entry[field]!r}; write it as text, in quotation marks")
     forecast = entry.get("forecast")
     if forecast is not None and not (type(forecast) in (int, float) and 0 <= forecast <= 1):
         raise ValueError(f"{file}: {name!r} has the forecast {forecast!r}; give a probability from 0 to 1")
@@ -244,6 +248,11 @@ def text(measured: Any) -> str:
     if isinstance(measured, float):
         return f"{measured:.4g}"
     return "" if measured is None else str(measured)
+
+
+def joined(*texts: str | None) -> str | None:
+    """The texts that are there, one after the other; None if there is none."""
+    return " ".join(filter(None, texts)) or None
 
 
 def mean_and_deviation(values: Iterable[float]) -> str:

@@ -107,6 +107,13 @@ def test_a_card_reads_in_text_and_in_html(book):
         card.verdict = "does not hold"
 
 
+def test_the_texts_of_an_entry_stand_before_those_of_the_call(book):
+    claims.claims()["it-holds"] |= dict(published="0.1 [P]", note="Small.")
+    card = claim("it-holds", 1, True, note="Three seeds.")
+    assert (card.published, card.note) == ("0.1 [P]", "Small. Three seeds.")
+    assert claim("it-holds", 1, True, published="0.2 [P]").published == "0.1 [P] 0.2 [P]"
+
+
 def test_a_torch_number_is_measured_as_a_number(book):
     assert claim("it-holds", torch.tensor(2.5), True).measured == 2.5
 
@@ -114,6 +121,10 @@ def test_a_torch_number_is_measured_as_a_number(book):
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
+        (
+            "{id: a, statement: S, source: s, chapter: c, level: identity, expected: holds, published: 0.1}",
+            "'a' has the published 0.1; write it as text",
+        ),
         ("{id: a, statement: S, source: s, chapter: c, level: identity}", "'a' has missing or unknown fields: expected"),
         ("{id: a, statement: S, source: s, chapter: c, level: huge, expected: holds}", "level 'huge'; allowed: identity, at init"),
         ("{id: a, statement: S, source: s, chapter: c, level: identity, expected: holds, forecast: 60}", "a probability from 0"),

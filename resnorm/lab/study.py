@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from resnorm.claims import Card, card, claims
+from resnorm.claims import Card, card, claims, joined
 from resnorm.extras import needed_for
 from resnorm.lab.experiment import Experiment
 from resnorm.lab.frames import frame, origin, setting, settings_columns
@@ -270,7 +270,7 @@ class Study:
         judgement: Judgement = rule(
             self, **{key: entry[key] for key in list(inspect.signature(rule).parameters)[1:] if key in entry}
         )
-        note = " ".join(filter(None, [judgement.note, words.pop("note", None)])) or None
+        note = joined(judgement.note, words.pop("note", None))
         return card(id, judgement.measured, judgement.outcome, note=note, rule=sentence(entry["rule"]), **words)
 
     @functools.cached_property

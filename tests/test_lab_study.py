@@ -146,6 +146,21 @@ def test_one_arm_under_two_conditions(contests):
         study.change("Post", *DEPTHS)
 
 
+def test_a_forest_draws_the_differences_of_contests_that_have_one_unit(contests):
+    accuracy, error = contests(id="accuracy"), contests(id="error", metric="test_error")
+    study = lab.study("conv_orders")
+    figure = study.forest(accuracy)
+    gap = study.gaps[accuracy]
+    (whisker, point, zero), label = figure.axes[0].lines, figure.axes[0].get_xlabel()
+    assert list(whisker.get_xdata()) == list(gap.interval) and list(point.get_xdata()) == [gap.estimate]
+    assert list(zero.get_xdata()) == [0, 0] and label == "points of test accuracy, positive is better"
+    assert f"{CONTEST['better']} − {CONTEST['than']}: " in figure.alt
+    with pytest.raises(ValueError, match="no common unit: 'points of test accuracy', 'points of test error'"):
+        study.forest(accuracy, error)
+    with pytest.raises(ValueError, match="'nothing' has no difference"):
+        study.forest("nothing")
+
+
 def test_two_arms_that_only_guess_have_no_winner(contests):
     study = lab.study("conv_orders")
     id = contests(chance=0.9)

@@ -65,6 +65,17 @@ def test_by_depth_sets_measured_points_beside_the_law():
     assert "Points, with predicted lines," in figure.alt and "16.1 at 8" in figure.alt
 
 
+def test_a_logarithmic_horizontal_axis_has_the_values_as_ticks_and_a_level_is_marked_in_every_panel():
+    frame = pandas.DataFrame([dict(size=2**k, kind=kind, loss=k) for k in range(1, 6) for kind in "ab"])
+    figure = plots.curves(frame, "size", hue=None, panels="kind", log_x=2, level=3.5)
+    for axes in figure.axes:
+        assert axes.get_xscale() == "log" and [tick.get_text() for tick in axes.get_xticklabels()] == ["2", "4", "8", "16", "32"]
+        assert list(axes.lines[-1].get_ydata()) == [3.5, 3.5]
+    assert "by size, that on a logarithmic axis; a line marks 3.5. " in figure.alt
+    many = pandas.DataFrame([dict(rate=10 ** (k / 4), loss=k) for k in range(20)])
+    assert plots.curves(many, "rate", hue=None, log_x=10, log=True).alt.startswith("Line chart of loss by rate, both logarithmic. ")
+
+
 def test_traces_say_how_much_neighbours_have_in_common():
     smooth = [dict(kind="smooth", at=at, y=3 + numpy.sin(at / 20)) for at in range(100)]
     noise = numpy.random.default_rng(0).normal(size=100)

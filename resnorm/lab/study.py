@@ -16,7 +16,7 @@ from resnorm.lab.experiment import Experiment
 from resnorm.lab.frames import frame, origin, setting, settings_columns
 from resnorm.lab.plans.checks import check_preset
 from resnorm.lab.record import Record
-from resnorm.lab.rules import RULES, Judgement, axis, condition_name, lower_is_better, points, sentence
+from resnorm.lab.rules import RULES, Judgement, axis, condition_name, lower_is_better, points, sentence, side
 from resnorm.lab.running import run_all
 from resnorm.lab.runs import Runs, committed, studies_folder
 from resnorm.lab.statistics import Comparison, ModeratedVariance, compare, control, moderated_variance
@@ -308,6 +308,37 @@ class Study:
         names = [arm for arm in table.index if table["count"][arm]]
         options = {"names": names, "reference": reference, "ylabel": axis(metric)} | options
         return plots.dot_table(self.values(metric, **where), "value", "arm", **options)
+
+    def forest(self, *ids: str):
+        """The differences of contests (default: of all) with their 95 % intervals, a row each; a line marks no difference.
+
+        Raises ValueError for an id that has no difference here, or where the differences are not of one unit.
+        """
+        from resnorm import plots
+
+        with needed_for("tables of records"):
+            import pandas
+
+        for id in ids:
+            if id not in self.gaps:
+                raise ValueError(f"{id!r} has no difference in {self.name!r} to draw; allowed: {', '.join(self.gaps)}")
+        gaps = {id: self.gaps[id] for id in ids or self.gaps}
+        units = dict.fromkeys(gap.unit for gap in gaps.values())
+        if len(units) != 1:
+            raise ValueError(f"the contests have no common unit: {', '.join(map(repr, units))}; name those of one")
+        entries = [self.contests[id] for id in gaps]
+        names = [
+            f"{entry['better']}, {condition_name(entry['conditions'][0])} − {condition_name(entry['conditions'][1])}"
+            if entry["better"] == entry["than"]
+            else f"{entry['better']} − {entry['than']}"
+            for entry in entries
+        ]
+        rows = [
+            {"contest": name, "difference": gap.estimate, "interval": gap.interval}
+            for name, gap in zip(names, gaps.values(), strict=True)
+        ]
+        label = f"{next(iter(units))}, {side(entries[0]['metric']).rpartition('; ')[2].rstrip('.')}"
+        return plots.intervals(pandas.DataFrame(rows), "difference", "contest", "interval", xlabel=label, reference=0)
 
     def _check(self, arms: Iterable[str]) -> None:
         for arm in arms:

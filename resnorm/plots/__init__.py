@@ -9,6 +9,7 @@ with needed_for("figures"):
     from resnorm.plots.lines import by_depth, curves, traces
     from resnorm.plots.maps import heat_map
     from resnorm.plots.output import describe, show, svg
+    from resnorm.plots.pictures import pictures
     from resnorm.plots.planes import plane
     from resnorm.plots.ridges import ridgeline
     from resnorm.plots.tables import cells
@@ -28,6 +29,7 @@ __all__ = [
     "heat_map",
     "intervals",
     "norm_cubes",
+    "pictures",
     "plane",
     "ridgeline",
     "show",

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.lines import Line2D
 
 from resnorm.plots.charts import grid, say_seeds, side_by_side
-from resnorm.plots.house import COLOURS, LINES, MARKERS, style
+from resnorm.plots.house import COLOURS, GREY, LINES, MARKERS, style
 from resnorm.plots.observations import VALUE, number, observations, over_seeds, select
 
 
@@ -20,13 +20,16 @@ def curves(
     xlabel: str | None = None,
     ylabel: str | None = None,
     log: bool = False,
+    log_x: float | None = None,
+    level: float | None = None,
     law=None,
 ):
     """Draw the mean of ``y`` over ``x``, one line for each value of ``hue``, with a band of one standard deviation.
 
     ``frame``: tidy, as from `resnorm.lab.frame`; ``y`` is a column or a value of its column ``metric``; rows that
     differ in nothing but the seed are averaged. ``panels``: a column, one panel for each of its values. ``log``: a
-    logarithmic vertical axis. ``law``: a frame of the same columns, drawn as thin lines: a prediction.
+    logarithmic vertical axis; ``log_x``: the base of a logarithmic horizontal one. ``level``: a value that a line marks
+    across all panels. ``law``: a frame of the same columns, drawn as thin lines: a prediction.
     Returns a matplotlib Figure. Raises ValueError if a column, the metric or every value is missing.
     """
     data = observations(frame, x, y, hue, panels)
@@ -49,13 +52,23 @@ def curves(
             ax.set(xlabel=xlabel, title="" if title is None else f"{panels} {title}")
             if log:
                 ax.set_yscale("log")
-            if set(data[x]) <= set(range(200)):
+            if level is not None:
+                ax.axhline(level, color=GREY, lw=1, zorder=1)
+            if log_x:
+                _log_x(ax, log_x, sorted(set(data[x])))
+            elif set(data[x]) <= set(range(200)):
                 ax.xaxis.get_major_locator().set_params(integer=True)
         axes[0].set_ylabel(ylabel)
         _legend(figure, names, predicted=laws is not None)
         say_seeds(figure, data)
     kind = "Line chart" if law is None else "Points, with predicted lines,"
-    head = f"{kind} of {ylabel} by {xlabel}{' on a logarithmic axis' if log else ''}{over_seeds(data)}"
+    on = {
+        (True, False): " on a logarithmic axis",
+        (False, True): ", that on a logarithmic axis",
+        (True, True): ", both logarithmic",
+    }
+    marked = "" if level is None else f"; a line marks {number(level)}"
+    head = f"{kind} of {ylabel} by {xlabel}{on.get((log, bool(log_x)), '')}{over_seeds(data)}{marked}"
     parts = [
         f"{'' if title is None else f'{panels} {title}, '}{name}: {number(line['mean'].iloc[0])} at {xlabel} "
         f"{number(line[x].iloc[0])}, {number(line['mean'].iloc[-1])} at {number(line[x].iloc[-1])}"
@@ -112,6 +125,14 @@ def _draw_line(ax, line, x: str, index: int, predicted: bool) -> None:
     if (line["count"] > 1).any():
         low, high = line["mean"] - line["std"].fillna(0), line["mean"] + line["std"].fillna(0)
         ax.fill_between(line[x], low, high, color=colour, alpha=0.2, lw=0, zorder=2)
+
+
+def _log_x(ax, base: float, values: list) -> None:
+    """A logarithmic horizontal axis; where the values are few, they are its ticks."""
+    ax.set_xscale("log", base=base)
+    if len(values) <= 7:
+        ax.set_xticks(values, [number(value) for value in values])
+        ax.minorticks_off()
 
 
 def _legend(figure, names: list, predicted: bool) -> None:

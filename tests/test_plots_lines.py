@@ -46,6 +46,19 @@ def test_panels_are_ordered_and_share_their_axis():
     assert "depth 8, Plain: 1.1 at step 0" in figure.alt
 
 
+def test_panels_with_names_stand_in_the_order_of_the_frame_and_are_called_by_them():
+    frame = pandas.concat([runs(arm="without"), runs(arm="with")])
+    figure = plots.curves(frame, panels="arm")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["without", "with"]
+    assert "without, Plain: 1.1 at step 0" in figure.alt
+
+
+def test_several_levels_are_several_lines():
+    axes = plots.curves(runs(), level=(0.5, 1.5)).axes[0]
+    assert {line.get_ydata()[0] for line in axes.lines if len(line.get_ydata()) == 2} == {0.5, 1.5}
+    assert "lines mark 0.5 and 1.5" in plots.curves(runs(), level=(0.5, 1.5)).alt
+
+
 def test_a_diverged_value_is_left_out_of_mean_and_alt_text():
     frame = runs(steps=3)
     frame.loc[(frame.label == "Plain") & (frame.step == 2), "value"] = numpy.nan

@@ -40,6 +40,7 @@ from resnorm.lab.statistics import (
 )
 from resnorm.lab.store import Store, benchmark
 from resnorm.lab.study import Study, pack, plan, studies, study
+from resnorm.lab.tabulate import distance_from_law, tabulate
 
 __all__ = [
     "PRESETS",
@@ -73,6 +74,7 @@ __all__ = [
     "corpus_bleu",
     "detectable",
     "difference",
+    "distance_from_law",
     "estimate",
     "false_discovery",
     "frame",
@@ -97,6 +99,7 @@ __all__ = [
     "study",
     "summary",
     "sweep",
+    "tabulate",
     "unfinished",
     "variance_prior",
 ]

@@ -11,7 +11,7 @@ from resnorm.models.densenet import cifar_densenet, densenet
 from resnorm.models.mlp import mlp_stack
 from resnorm.models.resnet import cifar_resnet, resnet
 from resnorm.models.seq2seq import seq2seq
-from resnorm.models.simple import alike_positions, simple_transformer
+from resnorm.models.simple import alike_positions, random_stack, simple_transformer
 from resnorm.models.transformer import transformer_lm
 from resnorm.models.translate import generate, translate
 from resnorm.models.vit import vit
@@ -87,6 +87,7 @@ __all__ = [
     "generate",
     "load_weights",
     "mlp_stack",
+    "random_stack",
     "resnet",
     "seq2seq",
     "simple_transformer",

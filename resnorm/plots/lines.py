@@ -1,6 +1,7 @@
 """Lines: the mean over the seeds with its spread, and traces, each in units of its own."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.lines import Line2D
@@ -21,21 +22,22 @@ def curves(
     ylabel: str | None = None,
     log: bool = False,
     log_x: float | None = None,
-    level: float | None = None,
+    level: float | Sequence[float] | None = None,
     law=None,
 ):
     """Draw the mean of ``y`` over ``x``, one line for each value of ``hue``, with a band of one standard deviation.
 
     ``frame``: tidy, as from `resnorm.lab.frame`; ``y`` is a column or a value of its column ``metric``; rows that
     differ in nothing but the seed are averaged. ``panels``: a column, one panel for each of its values. ``log``: a
-    logarithmic vertical axis; ``log_x``: the base of a logarithmic horizontal one. ``level``: a value that a line marks
-    across all panels. ``law``: a frame of the same columns, drawn as thin lines: a prediction.
+    logarithmic vertical axis; ``log_x``: the base of a logarithmic horizontal one. ``level``: a value, or several, that a
+    line marks across all panels. ``law``: a frame of the same columns, drawn as thin lines: a prediction.
     Returns a matplotlib Figure. Raises ValueError if a column, the metric or every value is missing.
     """
     data = observations(frame, x, y, hue, panels)
     laws = None if law is None else observations(law, x, y, hue, panels)
     names = list(dict.fromkeys(data[hue])) if hue else [ylabel or y]
-    titles = sorted(set(data[panels])) if panels else [None]
+    titles = _titles(data[panels]) if panels else [None]
+    levels = [] if level is None else list(level) if isinstance(level, Sequence) else [level]
     xlabel, ylabel = xlabel or x, ylabel or y
     lines = {}
     with style():
@@ -49,11 +51,11 @@ def curves(
                 if laws is not None and len(rows := select(laws, {panels: title, hue: name})):
                     line = _summarised(rows, x)
                     ax.plot(line[x], line["mean"], color=COLOURS[index % len(COLOURS)], lw=1.2, zorder=1)
-            ax.set(xlabel=xlabel, title="" if title is None else f"{panels} {title}")
+            ax.set(xlabel=xlabel, title=_named(panels, title))
             if log:
                 ax.set_yscale("log")
-            if level is not None:
-                ax.axhline(level, color=GREY, lw=1, zorder=1)
+            for value in levels:
+                ax.axhline(value, color=GREY, lw=1, zorder=1)
             if log_x:
                 _log_x(ax, log_x, sorted(set(data[x])))
             elif set(data[x]) <= set(range(200)):
@@ -67,10 +69,10 @@ def curves(
         (False, True): ", that on a logarithmic axis",
         (True, True): ", both logarithmic",
     }
-    marked = "" if level is None else f"; a line marks {number(level)}"
+    marked = f"; {'a line marks' if len(levels) == 1 else 'lines mark'} {' and '.join(map(number, levels))}" if levels else ""
     head = f"{kind} of {ylabel} by {xlabel}{on.get((log, bool(log_x)), '')}{over_seeds(data)}{marked}"
     parts = [
-        f"{'' if title is None else f'{panels} {title}, '}{name}: {number(line['mean'].iloc[0])} at {xlabel} "
+        f"{'' if title is None else f'{_named(panels, title)}, '}{name}: {number(line['mean'].iloc[0])} at {xlabel} "
         f"{number(line[x].iloc[0])}, {number(line['mean'].iloc[-1])} at {number(line[x].iloc[-1])}"
         for (title, name), line in lines.items()
     ]
@@ -125,6 +127,17 @@ def _draw_line(ax, line, x: str, index: int, predicted: bool) -> None:
     if (line["count"] > 1).any():
         low, high = line["mean"] - line["std"].fillna(0), line["mean"] + line["std"].fillna(0)
         ax.fill_between(line[x], low, high, color=colour, alpha=0.2, lw=0, zorder=2)
+
+
+def _titles(values) -> list:
+    """The panels: numbers by their size, names in the order of the frame."""
+    values = list(dict.fromkeys(values))
+    return values if any(isinstance(value, str) for value in values) else sorted(values)
+
+
+def _named(panels: str | None, title) -> str:
+    """What stands above a panel: a name says by itself what it is, a number does not."""
+    return "" if title is None else title if isinstance(title, str) else f"{panels} {title}"
 
 
 def _log_x(ax, base: float, values: list) -> None:

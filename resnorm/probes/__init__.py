@@ -5,9 +5,10 @@ from resnorm.probes.affine import affine_maps
 from resnorm.probes.blocks import blocks_of, measure, measure_in_parts, skip_share
 from resnorm.probes.contrast import contrast
 from resnorm.probes.covariate_shift import covariate_shift, gradient_steps
-from resnorm.probes.examples import example_gradients
+from resnorm.probes.examples import example_gradients, last_layer_gradient
 from resnorm.probes.landscape import landscape, landscape_plane
 from resnorm.probes.lesions import lesions
+from resnorm.probes.propagation import alignment, branch_gains, propagation
 from resnorm.probes.rank import rank_residual
 from resnorm.probes.reads import reads
 from resnorm.probes.stored import stored_bytes
@@ -16,7 +17,9 @@ from resnorm.probes.streams import activations, mixing
 __all__ = [
     "activations",
     "affine_maps",
+    "alignment",
     "blocks_of",
+    "branch_gains",
     "contrast",
     "covariate_shift",
     "evaluating",
@@ -24,10 +27,12 @@ __all__ = [
     "gradient_steps",
     "landscape",
     "landscape_plane",
+    "last_layer_gradient",
     "lesions",
     "measure",
     "measure_in_parts",
     "mixing",
+    "propagation",
     "rank_residual",
     "reads",
     "skip_share",

@@ -1,9 +1,12 @@
-"""The gradient of a weight, example by example."""
+"""The gradient of a weight, example by example, and of the last layer in the setting of Theorem 1."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, layer_norm
+
+from resnorm.streams import Stack
 
 
 def example_gradients(layer: nn.Module, loss: Callable[[], Tensor]) -> Tensor:
@@ -25,3 +28,17 @@ def example_gradients(layer: nn.Module, loss: Callable[[], Tensor]) -> Tensor:
     ((h, y),) = passed
     (g,) = torch.autograd.grad(total, y)
     return (h.norm(dim=-1) * g.norm(dim=-1)).detach()
+
+
+def last_layer_gradient(stack: Stack, width: int, classes: int = 32, count: int = 64) -> float:
+    r"""Return the mean of $\lVert \partial \ell_i / \partial W_2 \rVert_F$ over examples, $W_2$ of the stack's last `M`.
+
+    That is the quantity of Theorem 1: each example is one position, $x_i = \mathrm{LN}(z_i)$ with $z_i \sim N(0, I)$, the
+    target is random, and a head of Xavier's weights gives the logits. Shapes: the stack's (batch, positions, width).
+    Raises ValueError where no block has a letter `M`. Citation: xiong2020layer.
+    """
+    head = nn.init.xavier_normal_(torch.empty(classes, width))
+    x = layer_norm(torch.randn(count, 1, width), (width,))
+    targets = torch.randint(classes, (count,))
+    output = stack.parts("M")[-1].output
+    return example_gradients(output, lambda: cross_entropy((stack(x) @ head.T)[:, 0], targets, reduction="sum")).mean().item()

@@ -133,8 +133,8 @@ def card(
     expected = entry["expected"]
     verdict = expected if outcome == "holds" and expected.startswith("holds") else outcome
     facts = {key: str(entry[key]) for key in ("statement", "source", "chapter", "level")}
-    texts = dict(published=joined(entry.get("published"), published), note=joined(entry.get("note"), note))
-    made = Card(id, **facts, verdict=verdict, measured=_plain(measured), rule=rule, **texts)
+    published, note = joined(entry.get("published"), published), joined(entry.get("note"), note)
+    made = Card(id, **facts, verdict=verdict, measured=_plain(measured), rule=rule, published=published, note=note)
     if outcome != "not yet measured" and expected == "not yet measured":
         raise ClaimFailed(f"the claim {id!r} is now measured ({verdict}); write this as `expected` in {entry['file']}")
     if outcome != "not yet measured" and verdict != expected:

@@ -40,5 +40,5 @@ def last_layer_gradient(stack: Stack, width: int, classes: int = 32, count: int 
     head = nn.init.xavier_normal_(torch.empty(classes, width))
     x = layer_norm(torch.randn(count, 1, width), (width,))
     targets = torch.randint(classes, (count,))
-    output = stack.parts("M")[-1].output
+    output = stack.parts("M")[-1].get_submodule("output")
     return example_gradients(output, lambda: cross_entropy((stack(x) @ head.T)[:, 0], targets, reduction="sum")).mean().item()

@@ -20,10 +20,12 @@ def propagation(model: nn.Module, x: Tensor, loss: Callable[[Any], Tensor] | Non
     """
     rows = measure(model, x, _random_direction if loss is None else loss, **inputs)
     end = rows[-1]["gradient_norm"]
-    return [
-        {name: row[name] for name in ("block", "forward_rms", "skip_share")} | {"gradient": row["gradient_norm"] / end}
-        for row in rows
-    ]
+    for row in rows:
+        own = row.pop("gradient_norm")
+        # The probe has none where a gradient is not finite.
+        row["gradient"] = own / end if own is not None and end else None
+        del row["parameter_gradient"]
+    return rows
 
 
 def branch_gains(model: nn.Module, x: Tensor, loss: Callable[[Any], Tensor] | None = None, **inputs: Any) -> list[dict[str, Any]]:
@@ -41,7 +43,7 @@ def branch_gains(model: nn.Module, x: Tensor, loss: Callable[[Any], Tensor] | No
     hooks = []
     for number, block in enumerate(blocks_of(model), start=1):
         for letter in sorted(set(block.word) & set(BRANCHES)) if isinstance(block, Block) else ():
-            for branch in block.parts(letter):
+            for branch in block.parts(letter) if isinstance(block, Block) else ():
                 hooks.append(branch.register_forward_hook(_keep(passed, number, letter)))
     if not hooks:
         raise ValueError(f"no block of this {type(model).__name__} is made of a word with a branch")

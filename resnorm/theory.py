@@ -153,3 +153,23 @@ def skip_share(order: int) -> float:
     if not isinstance(order, int) or order < 1:
         raise ValueError(f"order={order!r}; the order of a recursive skip is a whole number from 1")
     return 1.0 / math.tan(math.pi / 2 ** (order + 1))
+
+
+def normalised_turn(lr: float, step: int, length: float = 1.0, gradient: float = 1.0) -> float:
+    r"""The tangent by which gradient descent turns a weight before a norm in its t-th step: $\eta c / r_t$.
+
+    The gradient is perpendicular to the weight and of size $c / \lVert w \rVert$, so the squared length r grows by Pythagoras:
+    $$r_1 = r_0 + \eta^2 c^2 / r_0, \qquad r_t \approx \sqrt{r_1^2 + 2 \eta^2 c^2 (t - 1)}$$
+    after t steps, and the turn tends to $1 / \sqrt{2t}$ whatever the rate is. `length`: $\lVert w_0 \rVert$; `gradient`: c; no
+    momentum, no weight decay. Raises `ValueError` for a step below 1 or a rate, length or gradient that is not positive.
+    Citations: vanlaarhoven2017l2, hoffer2018norm, arora2019theoretical.
+    """
+    if step < 1 or min(lr, length, gradient) <= 0:
+        raise ValueError(
+            f"step={step!r}, lr={lr!r}, length={length!r}, gradient={gradient!r}; allowed: a step from 1, the rest above 0"
+        )
+    squared, pace = length**2, lr * gradient
+    if step == 1:
+        return pace / squared
+    first = squared + pace**2 / squared
+    return pace / math.sqrt(first**2 + 2 * pace**2 * (step - 2))

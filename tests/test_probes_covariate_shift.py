@@ -87,3 +87,12 @@ def test_nothing_of_the_model_changes_and_noise_is_drawn_again(probe):
     assert torch.equal(torch.random.get_rng_state(), generator) and all(p.grad is None for p in model.parameters())
     if probe is probes.covariate_shift:
         assert rows[0]["difference"] > 0, "the noise behind the first layer is that of the next step"
+
+
+def test_four_numbers_sum_up_the_shift_and_the_walk():
+    model, (x, targets) = network(), examples()
+    layers, walk = probes.covariate_shift(model, x, targets, LR)[1:], probes.gradient_steps(model, x, targets, LR, (1.0, 3.0))
+    summary = probes.shift_and_roughness(model, x, targets, LR, (1.0, 3.0))
+    assert summary["input shift"] == pytest.approx(sum(row["input_shift"] for row in layers) / 2)
+    assert summary["turn of the gradient"] == pytest.approx(1 - sum(row["cosine"] for row in layers) / 2)
+    assert summary["roughness"] == max(row["smoothness"] for row in walk[1:]) and summary["loss"] == walk[0]["loss"]

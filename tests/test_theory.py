@@ -170,3 +170,18 @@ def test_the_gradient_of_the_last_layer_is_flat_in_post_norm_and_falls_in_pre_no
         y = torch.tensor([last_gradient(word, depth, seed) for depth in depths], dtype=torch.float64).log()
         slopes.append((((x - x.mean()) * y).sum() / (x - x.mean()).square().sum()).item())
     assert max(abs(slope - power) for slope in slopes) < 0.1, slopes
+
+
+def test_the_turn_of_a_normalised_weight_is_that_of_its_recursion():
+    for lr in (0.1, 1.0, 10.0):
+        squared, turns = 4.0, []
+        for _ in range(400):
+            turns.append(lr * 3 / squared)
+            squared += (lr * 3) ** 2 / squared
+        for step in (1, 2, 10, 400):
+            law = theory.normalised_turn(lr, step, length=2.0, gradient=3.0)
+            assert law == pytest.approx(turns[step - 1], rel=1e-9 if step < 3 else 0.03)
+    with pytest.raises(ValueError, match="step=0"):
+        theory.normalised_turn(0.1, 0)
+    with pytest.raises(ValueError, match="lr=-1"):
+        theory.normalised_turn(-1, 3)

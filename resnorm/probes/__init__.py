@@ -4,20 +4,24 @@ from resnorm.norms.checking import evaluating
 from resnorm.probes.affine import affine_maps
 from resnorm.probes.blocks import blocks_of, measure, measure_in_parts, skip_share
 from resnorm.probes.contrast import contrast
-from resnorm.probes.covariate_shift import covariate_shift, gradient_steps
+from resnorm.probes.covariate_shift import covariate_shift, gradient_steps, shift_and_roughness
 from resnorm.probes.examples import example_gradients, last_layer_gradient
 from resnorm.probes.landscape import landscape, landscape_plane
 from resnorm.probes.lesions import lesions
 from resnorm.probes.propagation import alignment, branch_gains, propagation
 from resnorm.probes.rank import rank_residual
 from resnorm.probes.reads import reads
+from resnorm.probes.scores import accuracy, batch_noise, batch_statistics
 from resnorm.probes.stored import stored_bytes
 from resnorm.probes.streams import activations, mixing
 
 __all__ = [
+    "accuracy",
     "activations",
     "affine_maps",
     "alignment",
+    "batch_noise",
+    "batch_statistics",
     "blocks_of",
     "branch_gains",
     "contrast",
@@ -35,6 +39,7 @@ __all__ = [
     "propagation",
     "rank_residual",
     "reads",
+    "shift_and_roughness",
     "skip_share",
     "stored_bytes",
 ]

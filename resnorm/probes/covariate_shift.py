@@ -88,6 +88,26 @@ def gradient_steps(model: nn.Module, x: Tensor, targets: Tensor, lr: float, step
     return rows
 
 
+def shift_and_roughness(
+    model: nn.Module, x: Tensor, targets: Tensor, lr: float, steps: Sequence[float] = (0.5, 1.0, 2.0, 4.0)
+) -> dict[str, float]:
+    r"""Sum up `covariate_shift` and `gradient_steps` in four numbers, for a figure over the steps of a training.
+
+    `input shift` and `turn of the gradient`, 1 minus the cosine: means over the layers that have a layer below them;
+    `roughness`, $\max_s \beta_s$; `loss`, in nats, before the walk. NaN where no value is finite. Shapes: as `covariate_shift`.
+    """
+    layers = covariate_shift(model, x, targets, lr)[1:]
+    walk = gradient_steps(model, x, targets, lr, steps)
+    shifts = [row["input_shift"] for row in layers if row["input_shift"] is not None]
+    turns = [1 - row["cosine"] for row in layers if row["cosine"] is not None]
+    return {
+        "input shift": math.fsum(shifts) / len(shifts) if shifts else math.nan,
+        "turn of the gradient": math.fsum(turns) / len(turns) if turns else math.nan,
+        "roughness": max((row["smoothness"] for row in walk[1:] if row["smoothness"] is not None), default=math.nan),
+        "loss": math.nan if walk[0]["loss"] is None else walk[0]["loss"],
+    }
+
+
 @contextmanager
 def _training(model: nn.Module) -> Iterator[None]:
     """The mode of training, in which nothing is kept; afterwards every module is in the mode that it was in."""

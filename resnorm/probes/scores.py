@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from resnorm.norms.checking import evaluating
 
 
 def score(
@@ -30,6 +32,47 @@ def score(
             row[1] += (values.argmax(-1) == labels).sum().item()
     means = (sums / targets.numel()).tolist()
     return [{"loss": loss if math.isfinite(loss) else None, "accuracy": accuracy} for loss, accuracy in means]
+
+
+def accuracy(model: nn.Module, x: Tensor, targets: Tensor, batch: int | None = None) -> float:
+    """Return the share of right answers in evaluation.
+
+    `batch`: batch norms take the statistics of batches of so many examples, in their order, and not the running ones.
+    Shapes: x (examples, ...), targets (examples,). The model is left as it was. Raises `ValueError` as `score` does.
+    """
+    with torch.no_grad(), evaluating(model), batch_statistics(model) if batch else nullcontext():
+        (row,) = score([None], lambda _, inputs: model(inputs), x, targets, batch or 500)
+    return row["accuracy"]
+
+
+def batch_noise(model: nn.Module, x: Tensor, size: int, seed: int = 0, batches: int = 60) -> list[dict[str, Any]]:
+    r"""Measure how far the means of random batches scatter in front of every batch norm of a model: one row a norm, tidy.
+
+    $$\sqrt{\operatorname{mean}_c \operatorname{Var}_B(\mu_{B, c}) / \sigma_c^2}$$
+
+    over the channels c, with the running variance $\sigma_c^2$; batches B are drawn with replacement, and the norms below
+    use their statistics, as in training. `layer`, from 1 on, and its `name`; `error`, the root above.
+    Shapes: x (examples, ...). The model is left as it was. Raises `ValueError` where it has no batch norm.
+    """
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+    if not norms:
+        raise ValueError(f"{type(model).__name__} has no batch norm, so no mean of a batch")
+    means: dict[str, list[Tensor]] = {name: [] for name in norms}
+
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, given: means[name].append(given[0].movedim(1, -1).flatten(0, -2).mean(0))
+
+    hooks = [module.register_forward_pre_hook(note(name)) for name, module in norms.items()]
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        with torch.no_grad(), evaluating(model), batch_statistics(model):
+            for _ in range(batches):
+                model(x[torch.randint(len(x), (size,), generator=generator)])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    errors = {name: (torch.stack(means[name]).var(0) / module.running_var).mean().sqrt().item() for name, module in norms.items()}
+    return [{"layer": layer, "name": name, "error": error} for layer, (name, error) in enumerate(errors.items(), 1)]
 
 
 @contextmanager

@@ -231,7 +231,7 @@ def repeated(project: Project) -> dict[str, list[str]]:
 def _judged(notebook: NotebookNode) -> set[str]:
     """The studies all of whose contests the notebook goes through: it names them and reads `.contests`."""
     parts = [part for cell in _code(notebook.cells) if (tree := syntax(cell.source)) for part in ast.walk(tree)]
-    loops = any(isinstance(part, ast.Attribute) and part.attr == "contests" for part in parts)
+    loops = any(isinstance(part, ast.Attribute) and part.attr in ("contests", "verdicts") for part in parts)
     return {part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)} if loops else set()
 
 

@@ -100,6 +100,18 @@ class Card:
         )
 
 
+class Cards(list[Card]):
+    """Show several cards, one below the other."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return "".join(card._repr_html_() for card in self)
+
+
 def kind_of(verdict: str) -> str:
     """A verdict without its condition."""
     return "holds only when" if verdict.startswith("holds only when") else verdict

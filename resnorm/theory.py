@@ -138,6 +138,28 @@ def predict(
     return rows
 
 
+def rank_residual(word: str, tokens: int, depth: int) -> list[dict[str, float]]:
+    r"""Predict how alike unrelated tokens become in layers of attention that is nearly a plain mean, one row a layer.
+
+    Attention adds the common part $c$ of all tokens to each of them; of the rest $\rho$ it adds nothing. Per layer
+
+    $$\text{`Aan` and `Aa`:}\; c^2 \to 2 c^2, \qquad \text{`nAa`:}\; c^2 \to c^2 + \frac{c^2}{c^2 + \rho^2}, \qquad
+    r = \sqrt{\rho^2 / (c^2 + \rho^2)},$$
+
+    with $c^2 = 1/T$ and $\rho^2 = 1 - 1/T$ for T tokens at the start. Rows 0 to `depth` hold `block` and `residual`, r.
+    Raises `ValueError` for another word, or fewer than two tokens. The law is derived in this book.
+    """
+    if word not in ("Aan", "Aa", "nAa"):
+        raise ValueError(f"word={word!r}; allowed: Aan, Aa, nAa")
+    if tokens < 2:
+        raise ValueError(f"tokens={tokens!r}; allowed: 2 or more")
+    common, rest, rows = 1 / tokens, 1 - 1 / tokens, []
+    for block in range(depth + 1):
+        rows.append({"block": block, "residual": math.sqrt(rest / (common + rest))})
+        common += common / (common + rest) if word == "nAa" else common
+    return rows
+
+
 def forward_rms(word: str, depth: int, **scalars: float) -> float:
     r"""The RMS of the output of `depth` blocks for an input of RMS 1, for example $2^{L/2}$ for `Fa`; scalars as in `predict`."""
     return predict(word, depth, **scalars)[-1]["forward_rms"]

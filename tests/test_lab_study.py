@@ -161,6 +161,40 @@ def test_a_forest_draws_the_differences_of_contests_that_have_one_unit(contests)
         study.forest("nothing")
 
 
+def test_all_verdicts_stand_one_below_the_other(contests):
+    ids = contests(), contests(id="turned", better="ResNet v1", than="ResNet v2")
+    cards = lab.study("conv_orders").verdicts()
+    assert [card.id for card in cards] == list(ids) and str(cards).count("undecided: ResNet v2 is better.") == 2
+    assert cards._repr_html_().count('role="note"') == 2
+    assert [card.id for card in lab.study("conv_orders").verdicts("turned")] == ["turned"]
+
+
+def test_all_arms_against_one_of_them():
+    study = lab.study("conv_orders")
+    table = study.against("ResNet v1").set_index("arm")
+    assert list(table.index) == [arm for arm in study.arms if arm != "ResNet v1"]
+    gap = study.gap("PyramidNet", "ResNet v1")
+    assert tuple(table.loc["PyramidNet"]) == (gap.estimate, gap.interval, str(gap))
+    assert list(study.against("ResNet v1", arms=["ResNet v1", "PyramidNet"]).arm) == ["PyramidNet"]
+    figure = study.against_figure("ResNet v1", "test_loss")
+    assert figure.axes[0].get_xlabel() == "hundredths of a nat of test loss, minus that of ResNet v1"
+    assert f"PyramidNet: {study.gap('PyramidNet', 'ResNet v1', 'test_loss').estimate:.3g} (" in figure.alt
+
+
+def test_arms_without_runs_are_not_compared(studies):
+    assert "LayerScale" not in list(lab.study("conv_orders").against("ResNet v1").arm)
+    assert lab.study("conv_orders").against("LayerScale").empty
+
+
+def test_the_learning_curves_of_all_arms():
+    study = lab.study("conv_orders", arms=["ResNet v1", "ResNet v2"])
+    figure = study.curves()
+    assert figure.axes[0].get_ylabel() == "training loss, nats" and figure.alt.count(" at step ") == 2
+    losses = study.frame("curves", split="train", metric="loss")
+    first = losses[(losses.arm == "ResNet v1") & (losses.step == losses.step.min())].value.mean()
+    assert f"ResNet v1: {first:.3g} at step" in figure.alt
+
+
 def test_two_arms_that_only_guess_have_no_winner(contests):
     study = lab.study("conv_orders")
     id = contests(chance=0.9)

@@ -101,3 +101,17 @@ def test_traces_say_how_much_neighbours_have_in_common():
     assert smooth > 0.95 and abs(noise) < 0.3
     with pytest.raises(ValueError, match="three or more"):
         plots.traces(frame[:2], "at", "y", "kind")
+
+
+def test_a_prediction_stands_in_a_column_and_rows_are_a_frame():
+    rows = [
+        dict(label=label, seed=seed, step=step, y=step + seed, law=2 * step)
+        for label in "ab"
+        for seed in (0, 1)
+        for step in range(3)
+    ]
+    figure = plots.curves(rows, "step", "y", law="law")
+    drawn = [line.get_ydata().tolist() for line in figure.axes[0].lines]
+    assert drawn == [[0.5, 1.5, 2.5], [0, 2, 4]] * 2
+    assert figure.alt.startswith("Points, with predicted lines")
+    assert figure.alt == plots.curves(pandas.DataFrame(rows), "step", "y", law=pandas.DataFrame(rows).assign(y=lambda f: f.law)).alt

@@ -185,3 +185,15 @@ def test_the_turn_of_a_normalised_weight_is_that_of_its_recursion():
         theory.normalised_turn(0.1, 0)
     with pytest.raises(ValueError, match="lr=-1"):
         theory.normalised_turn(-1, 3)
+
+
+def test_tokens_become_alike_exponentially_or_as_a_power():
+    post, pre = ([row["residual"] for row in theory.rank_residual(word, 32, 24)] for word in ("Aan", "nAa"))
+    assert post[0] == pre[0] == pytest.approx(math.sqrt(31 / 32))
+    assert (post[24] / post[23]) ** 2 == pytest.approx(0.5, abs=1e-5)
+    # behind the bend 1 / r² grows by 1 / ρ² a layer
+    assert pre[24] ** -2 - pre[23] ** -2 == pytest.approx(32 / 31, rel=0.1)
+    with pytest.raises(ValueError, match="word='An'; allowed: Aan"):
+        theory.rank_residual("An", 32, 4)
+    with pytest.raises(ValueError, match="tokens=1; allowed: 2 or more"):
+        theory.rank_residual("Aan", 1, 4)

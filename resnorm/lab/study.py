@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from resnorm.claims import Card, card, claims, joined
+from resnorm.claims import Card, Cards, card, claims, joined
 from resnorm.extras import needed_for
 from resnorm.lab.experiment import Experiment
 from resnorm.lab.frames import frame, origin, setting, settings_columns
@@ -273,6 +273,10 @@ class Study:
         note = joined(judgement.note, words.pop("note", None))
         return card(id, judgement.measured, judgement.outcome, note=note, rule=sentence(entry["rule"]), **words)
 
+    def verdicts(self, *ids: str) -> Cards:
+        """The cards of these contests (default: of all at this size), one below the other; see `judge`."""
+        return Cards(self.judge(id) for id in ids or self.contests)
+
     @functools.cached_property
     def contests(self) -> dict[str, dict[str, Any]]:
         """The contests of ``studies/NAME/claims.yml``, by their id; one that names a preset is decided at this size only."""
@@ -308,6 +312,32 @@ class Study:
         names = [arm for arm in table.index if table["count"][arm]]
         options = {"names": names, "reference": reference, "ylabel": axis(metric)} | options
         return plots.dot_table(self.values(metric, **where), "value", "arm", **options)
+
+    def curves(self, metric: str = "loss", split: str = "train", **options: Any):
+        """The learning curves of all arms: a metric of training by step; see `resnorm.plots.curves` for ``options``."""
+        from resnorm import plots
+
+        options = {"ylabel": {"train": "training"}.get(split, split) + f" {axis(metric)}"} | options
+        return plots.curves(self.frame("curves", split=split, metric=metric), "step", "value", "arm", **options)
+
+    def against(self, reference: str, metric: str = "test_accuracy", arms: Iterable[str] | None = None, **where: Any):
+        """Every arm (or ``arms``) minus one: a frame with `arm`, `gap`, its `interval`, and both as `text`; see `gap`."""
+        with needed_for("tables of records"):
+            import pandas
+
+        arms = [arm for arm in arms or self.arms if arm != reference]
+        gaps = {arm: self.gap(arm, reference, metric, **where) for arm in arms if not self.missing(arm, reference)}
+        return pandas.DataFrame(
+            [{"arm": arm, "gap": gap.estimate, "interval": gap.interval, "text": str(gap)} for arm, gap in gaps.items()],
+            columns=["arm", "gap", "interval", "text"],
+        )
+
+    def against_figure(self, reference: str, metric: str = "test_accuracy", **where: Any):
+        """Every arm minus one, a point with its 95 % interval a row; ``where`` as in `against`."""
+        from resnorm import plots
+
+        label = f"{points(metric)[1]}, minus that of {reference}"
+        return plots.intervals(self.against(reference, metric, **where), "gap", "arm", "interval", xlabel=label, reference=0)
 
     def forest(self, *ids: str):
         """The differences of contests (default: of all) with their 95 % intervals, a row each; a line marks no difference.

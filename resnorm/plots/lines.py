@@ -27,14 +27,16 @@ def curves(
 ):
     """Draw the mean of ``y`` over ``x``, one line for each value of ``hue``, with a band of one standard deviation.
 
-    ``frame``: tidy, as from `resnorm.lab.frame`; ``y`` is a column or a value of its column ``metric``; rows that
-    differ in nothing but the seed are averaged. ``panels``: a column, one panel for each of its values. ``log``: a
-    logarithmic vertical axis; ``log_x``: the base of a logarithmic horizontal one. ``level``: a value, or several, that a
-    line marks across all panels. ``law``: a frame of the same columns, drawn as thin lines: a prediction.
+    ``frame``: tidy, as from `resnorm.lab.frame`, or its rows as dictionaries; ``y`` is a column or a value of its column
+    ``metric``; rows that differ in nothing but the seed are averaged. ``panels``: a column, one panel for each of its
+    values. ``log``: a logarithmic vertical axis; ``log_x``: the base of a logarithmic horizontal one. ``level``: a value,
+    or several, that a line marks across all panels. ``law``: a prediction, drawn as thin lines: a frame of the same columns, or the
+    name of the frame's column that holds it.
     Returns a matplotlib Figure. Raises ValueError if a column, the metric or every value is missing.
     """
     data = observations(frame, x, y, hue, panels)
-    laws = None if law is None else observations(law, x, y, hue, panels)
+    predicted, column = (data, law) if isinstance(law, str) else (law, y)
+    laws = None if law is None else observations(predicted, x, column, hue, panels)
     names = list(dict.fromkeys(data[hue])) if hue else [ylabel or y]
     titles = _titles(data[panels]) if panels else [None]
     levels = [] if level is None else list(level) if isinstance(level, Sequence) else [level]

@@ -1,10 +1,16 @@
 """From a tidy frame to what a figure draws and says: the observations, their seeds, numbers as text."""
 
+import pandas
+
 VALUE = "_value"
 
 
 def observations(frame, x: str, y: str, hue: str | None, panels: str | None):
-    """The rows of a frame that have ``y``, a column or a metric, as the column `VALUE`; raises ValueError where there are none."""
+    """The rows of a frame that have ``y``, a column or a metric, as the column `VALUE`; raises ValueError where there are none.
+
+    ``frame``: a frame, or its rows as dictionaries.
+    """
+    frame = frame if isinstance(frame, pandas.DataFrame) else pandas.DataFrame(list(frame))
     for column in filter(None, (x, hue, panels)):
         if column not in frame:
             raise ValueError(f"the frame has no column {column!r}; allowed: {', '.join(map(str, frame.columns))}")

@@ -2,6 +2,7 @@
 
 from resnorm.norms.checking import evaluating
 from resnorm.probes.affine import affine_maps
+from resnorm.probes.agreement import agreement, largest_difference
 from resnorm.probes.blocks import blocks_of, measure, measure_in_parts, skip_share
 from resnorm.probes.contrast import contrast
 from resnorm.probes.covariate_shift import covariate_shift, gradient_steps, shift_and_roughness
@@ -12,13 +13,14 @@ from resnorm.probes.propagation import alignment, branch_gains, propagation
 from resnorm.probes.rank import rank_residual
 from resnorm.probes.reads import reads
 from resnorm.probes.scores import accuracy, batch_noise, batch_statistics
-from resnorm.probes.stored import stored_bytes
+from resnorm.probes.stored import parameter_count, stored_bytes
 from resnorm.probes.streams import activations, mixing
 
 __all__ = [
     "accuracy",
     "activations",
     "affine_maps",
+    "agreement",
     "alignment",
     "batch_noise",
     "batch_statistics",
@@ -31,11 +33,13 @@ __all__ = [
     "gradient_steps",
     "landscape",
     "landscape_plane",
+    "largest_difference",
     "last_layer_gradient",
     "lesions",
     "measure",
     "measure_in_parts",
     "mixing",
+    "parameter_count",
     "propagation",
     "rank_residual",
     "reads",

@@ -1,4 +1,4 @@
-"""Count what a network keeps of a forward pass for the backward pass."""
+"""Count what a network keeps of a forward pass for the backward pass, and what it learns."""
 
 from typing import Any
 
@@ -26,3 +26,8 @@ def stored_bytes(model: nn.Module, x: Tensor, **inputs: Any) -> int:
     total = sum(kept.values())
     del y
     return total
+
+
+def parameter_count(model: nn.Module, of: str = "") -> int:
+    """Return how many numbers the model learns; `of`: only of parameters with this text in their name, such as ".n."."""
+    return sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and of in name)

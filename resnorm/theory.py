@@ -20,6 +20,8 @@ Citations: he2016identity (the product of skip scalars), xiong2020layer (Pre- an
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -163,6 +165,52 @@ def rank_residual(word: str, tokens: int, depth: int) -> list[dict[str, float]]:
 def forward_rms(word: str, depth: int, **scalars: float) -> float:
     r"""The RMS of the output of `depth` blocks for an input of RMS 1, for example $2^{L/2}$ for `Fa`; scalars as in `predict`."""
     return predict(word, depth, **scalars)[-1]["forward_rms"]
+
+
+def branch_shares(word: str, depth: int, **scalars: float) -> list[float]:
+    r"""The branch's share of each block's output in the mean square, $p_l = \operatorname{E} b_l^2 / \operatorname{E} x_l^2$.
+
+    1 for `F`, 1/2 for `Fa` and `Fan`, $1/(l+1)$ for `nFa`; scalars as in `predict`. Citation: de2020batch.
+    """
+    return [1 / (1 + row["skip_share"] ** 2) for row in predict(word, depth, **scalars)[1:]]
+
+
+def arc_cosine(cosine: float) -> float:
+    r"""The cosine of two outputs of a random ReLU branch for two inputs at the angle $\theta$:
+
+    $$\kappa(\cos\theta) = \frac{\sin\theta + (\pi - \theta) \cos\theta}{\pi}$$
+
+    Citation: cho2009kernel (the kernel; derived in the chapter on signal and depth).
+    """
+    cosine = min(1.0, max(-1.0, cosine))
+    angle = math.acos(cosine)
+    return (math.sin(angle) + (math.pi - angle) * cosine) / math.pi
+
+
+def cosines(shares: Iterable[float], slope: float = 1.0, cosine: float = 0.0) -> list[float]:
+    r"""The cosine of two inputs after 0, 1, ... blocks whose ReLU branches have these shares of the stream:
+
+    $$c_{l+1} = c_l + p_{l+1} \big(s\, \kappa(c_l) + 1 - s - c_l\big)$$
+
+    `slope`: s; the part 1 - s of the branch's variance is a bias that all inputs share. `cosine`: that of the inputs.
+    """
+    values = [cosine]
+    for share in shares:
+        values.append(values[-1] + share * (slope * arc_cosine(values[-1]) + 1 - slope - values[-1]))
+    return values
+
+
+def path_lengths(word: str, depth: int) -> list[float]:
+    r"""The part of a gradient's power that has passed 0, 1, ..., `depth` branches on its way back through a stack.
+
+    At block l the branch takes the part $1 - (\lVert dL/dx_l \rVert / \lVert dL/dx_{l-1} \rVert)^2$ of it: a binomial for `Fa`,
+    and for `nFa` the number of cycles of `depth` + 1 shuffled cards, less one. Citation: veit2016residual.
+    """
+    parts, gradients = [1.0], [row["gradient"] for row in predict(word, depth)]
+    for before, after in pairwise(gradients):
+        branch = 1 - (after / before) ** 2
+        parts = [(1 - branch) * stay + branch * longer for stay, longer in zip([*parts, 0.0], [0.0, *parts], strict=True)]
+    return parts
 
 
 def skip_share(order: int) -> float:

@@ -33,6 +33,7 @@ def step(merge):
 # Modules come in the word's order: branches as F, C, A, X, M, norms as n, LayerScale as s, merges as a, c and l.
 ORACLES = {
     "plain": lambda x, F: F(x),
+    "plain_norm": lambda x, n, F: F(n(x)),
     "residual": lambda x, F, a: x + F(x),
     "pre": lambda x, n, F, a: x + F(n(x)),
     "post": lambda x, F, a, n: n(x + F(x)),
@@ -303,7 +304,7 @@ def test_brackets_without_a_place_for_cross_attention_are_refused(word):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: variant("pre_norm"), "unknown variant 'pre_norm'; allowed: plain, residual, pre"),
+        (lambda: variant("pre_norm"), "unknown variant 'pre_norm'; allowed: plain, plain_norm, residual, pre"),
         (lambda: variant("xskip").block(WIDTH, scale=2.0), "variant 'xskip' has no option 'scale'; its options are skip"),
         (lambda: variant("pre").spell(order=2), "variant 'pre' has no option 'order'; it has no options"),
         (lambda: variant("dual").carry(WIDTH, 3, rows=2), "variant 'dual' has no option 'rows'"),

@@ -7,6 +7,7 @@ from torch import nn
 
 from resnorm import predict, probes
 from resnorm.branches import Damped
+from resnorm.letters import add
 from resnorm.models import alike_positions, random_stack, simple_transformer, transformer_lm
 from resnorm.streams import Stack
 from resnorm.words import Block
@@ -35,6 +36,8 @@ def test_a_random_stack_damps_its_branches_and_ends_in_the_norm_that_is_asked_fo
     stack = random_stack("nFa", 2, 8, backward=0.5, last="layer")
     assert all(isinstance(branch, Damped) and branch.beta == 0.5 for branch in stack.parts("F")) and stack.last is not None
     assert not any(isinstance(branch, Damped) for branch in random_stack("Fa", 2, 8).parts("F"))
+    x, small = torch.randn(2, 8), random_stack("nFa", 1, 8, n="rms", a=add(gain=0.0))
+    assert type(small.parts("n")[0]).__name__ == "RMSNorm" and torch.equal(small(x), x)
 
 
 def test_the_gains_of_linear_branches_are_those_of_their_matrices():

@@ -197,3 +197,26 @@ def test_tokens_become_alike_exponentially_or_as_a_power():
         theory.rank_residual("An", 32, 4)
     with pytest.raises(ValueError, match="tokens=1; allowed: 2 or more"):
         theory.rank_residual("Aan", 1, 4)
+
+
+def test_the_branch_share_of_every_word():
+    assert theory.branch_shares("F", 3) == [1, 1, 1]
+    assert theory.branch_shares("Fan", 3) == pytest.approx([1 / 2] * 3)
+    assert theory.branch_shares("nFa", 3) == pytest.approx([1 / 2, 1 / 3, 1 / 4])
+    assert theory.branch_shares("Fa", 2, gain=0.5) == pytest.approx([1 / 5] * 2)
+
+
+def test_the_arc_cosine_kernel_moves_every_pair_together():
+    assert theory.arc_cosine(0) == pytest.approx(1 / math.pi)
+    assert theory.arc_cosine(1) == pytest.approx(1) and theory.arc_cosine(-1) == pytest.approx(0)
+    # rounding may put a cosine of two equal vectors beyond 1
+    assert theory.arc_cosine(1 + 1e-12) == pytest.approx(1)
+    plain = theory.cosines([1, 1])
+    assert plain == pytest.approx([0, 1 / math.pi, theory.arc_cosine(1 / math.pi)])
+    assert theory.cosines([0.5], slope=0.8) == pytest.approx([0, 0.5 * (0.8 / math.pi + 0.2)])
+
+
+def test_a_gradient_passes_as_many_branches_as_shuffled_cards_have_cycles():
+    assert theory.path_lengths("Fa", 3) == pytest.approx([1 / 8, 3 / 8, 3 / 8, 1 / 8])
+    # of the 24 orders of four cards 6, 11, 6 and 1 have one to four cycles
+    assert theory.path_lengths("nFa", 3) == pytest.approx([6 / 24, 11 / 24, 6 / 24, 1 / 24])

@@ -17,6 +17,9 @@ IMAGE, TRANSFORMER, STREAM = ("image",), ("transformer",), ("stream",)
 
 _ALL = (
     Variant("plain", "Plain", "F", "The branch alone, without a skip.", "he2016deep"),
+    Variant(
+        "plain_norm", "Plain with a norm", "nF", "Pre-Norm without its skip: the branch reads a normalised input.", "he2016deep"
+    ),
     Variant("residual", "Residual", "Fa", "The branch learns what to add to its input.", "he2016deep"),
     Variant(
         "pre", "Pre-Norm", "nFa", "The branch reads a normalised stream; the stream itself is never normalised.", "xiong2020layer"

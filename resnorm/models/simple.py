@@ -1,5 +1,7 @@
 """The models of the derivations: random branches of unit gain, the Transformer of the warm-up paper's proofs, its inputs."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
@@ -10,16 +12,17 @@ from resnorm.streams import Stack
 from resnorm.words import Block
 
 
-def random_stack(word: str, depth: int, width: int, *, backward: float = 1.0, last: str | None = None) -> Stack:
+def random_stack(word: str, depth: int, width: int, *, backward: float = 1.0, last: str | None = None, **letters: Any) -> Stack:
     r"""Build `depth` blocks of `word` as `resnorm.theory` assumes them: branches of one hidden ReLU layer with unit gain.
 
     $\operatorname{E} F(x)^2 = \operatorname{E} x^2$ and $\operatorname{E} \lVert J_F^\top g \rVert^2 = \beta \lVert g \rVert^2$
-    with $\beta$ = `backward` (see `Damped`). Norms are layer norms; `last`: as of `Stack`.
+    with $\beta$ = `backward` (see `Damped`). Norms are layer norms; `last`: as of `Stack`. `letters`: settings of
+    the word's other letters, as in `Block`: `a=add(gain=0.5)`.
     Shapes: (..., width) in and out. Raises ValueError for a negative `backward`, or a word with other letters than `F` for
     its branches.
     """
     branch = mlp(1) if backward == 1 else lambda width: Damped(mlp(1)(width), backward)
-    letters = {"F": branch} | ({"n": "layer"} if "n" in word else {})
+    letters = {"F": branch} | ({"n": "layer"} if "n" in word else {}) | letters
     stack = Stack([Block(word, width, **letters) for _ in range(depth)], last=last)
     init.unit_gain(stack)
     return stack

@@ -10,6 +10,7 @@ from resnorm.probes.examples import example_gradients, last_layer_gradient
 from resnorm.probes.landscape import landscape, landscape_plane
 from resnorm.probes.lesions import lesions
 from resnorm.probes.propagation import alignment, branch_gains, propagation
+from resnorm.probes.random_streams import cosine_of, pairs, random_streams
 from resnorm.probes.rank import rank_residual
 from resnorm.probes.reads import reads
 from resnorm.probes.scores import accuracy, batch_noise, batch_statistics
@@ -27,6 +28,7 @@ __all__ = [
     "blocks_of",
     "branch_gains",
     "contrast",
+    "cosine_of",
     "covariate_shift",
     "evaluating",
     "example_gradients",
@@ -39,8 +41,10 @@ __all__ = [
     "measure",
     "measure_in_parts",
     "mixing",
+    "pairs",
     "parameter_count",
     "propagation",
+    "random_streams",
     "rank_residual",
     "reads",
     "shift_and_roughness",

@@ -14,6 +14,7 @@ from resnorm.probes.random_streams import cosine_of, pairs, random_streams
 from resnorm.probes.rank import rank_residual
 from resnorm.probes.reads import reads
 from resnorm.probes.scores import accuracy, batch_noise, batch_statistics
+from resnorm.probes.spelling import last_norm, respelled, spelling
 from resnorm.probes.stored import parameter_count, stored_bytes
 from resnorm.probes.streams import activations, mixing
 
@@ -37,6 +38,7 @@ __all__ = [
     "landscape_plane",
     "largest_difference",
     "last_layer_gradient",
+    "last_norm",
     "lesions",
     "measure",
     "measure_in_parts",
@@ -47,7 +49,9 @@ __all__ = [
     "random_streams",
     "rank_residual",
     "reads",
+    "respelled",
     "shift_and_roughness",
     "skip_share",
+    "spelling",
     "stored_bytes",
 ]

@@ -1,6 +1,7 @@
 // Group norm of images whose channels are the last axis in memory: a read for the sums, and a read with the write.
 // The mathematics: channels_last.py.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
@@ -20,7 +21,7 @@ struct Image {
   int64_t samples, pixels, channels, groups;
   int64_t pieces() const { return (pixels + HEIGHT - 1) / HEIGHT; }
   int64_t values() const { return pixels * (channels / groups); }  // of a group
-  int64_t row() const { return channels * std::max<int64_t>(1, 64 / channels); }  // pixels in a row, written as one
+  int64_t row() const { return channels * std::max<int64_t>(1, 256 / channels); }  // pixels in a row, written as one
 };
 
 // L numbers as vectors of W: those of a processor have 32 bytes.
@@ -60,6 +61,11 @@ inline void over_lanes(int64_t channels, F f) {
   if (c + 8 <= channels) f(std::integral_constant<int, 8>(), c), c += 8;
   if (c + 4 <= channels) f(std::integral_constant<int, 4>(), c), c += 4;
   for (; c < channels; ++c) f(std::integral_constant<int, 1>(), c);
+}
+
+inline float median(const std::array<const float*, 3>& three, int64_t c) {
+  const float a = three[0][c], b = three[1][c];
+  return std::max(std::min(a, b), std::min(std::max(a, b), three[2][c]));
 }
 
 // For each sample: sums(sample, first pixel, pixels, two sums a channel) of each piece, finish(sample, their total, four
@@ -111,31 +117,44 @@ extern "C" void forward(const float* x, const float* weight, const float* bias, 
   double *mean = statistics, *scale = mean + samples * groups;
   const Image image{samples, pixels, channels, groups};
   const int64_t C = channels, width = C / groups, row = image.row();
-  // Each channel is summed beside its first pixel, which takes away most of a large mean, and all of a constant.
+  // Each channel is summed beside the median of three of its pixels, which takes away most of a large mean, and all of a constant
+  // with spots; what is left is small enough for 32 bits over a piece.
+  auto middle = [=](int64_t n) {
+    const float* X = x + n * pixels * C;
+    return std::array{X, X + pixels / 2 * C, X + (pixels - 1) * C};
+  };
   auto sums = [=](int64_t n, int64_t start, int64_t count, double* to) {
-    const float *X = x + (n * pixels + start) * C, *beside = x + n * pixels * C;
+    const float* X = x + (n * pixels + start) * C;
+    const auto three = middle(n);
     over_lanes(C, [=](auto number, int64_t c) {
-      using D = Lanes<double, number>;
-      const D shift(beside + c);
-      D sum, square;
-      for (int64_t i = 0; i < count; ++i)
-        for (int k = 0; k < D::COUNT; ++k) {
-          const auto u = D::load(X + i * C + c, k) - shift.v[k];
-          sum.v[k] += u;
-          square.v[k] += u * u;
+      using S = Lanes<float, number>;
+      float medians[number];
+      for (int l = 0; l < number; ++l) medians[l] = median(three, c + l);
+      const S shift(medians);
+      S sum[2], square[2];
+      auto add = [&](int64_t i, int j) {
+        for (int k = 0; k < S::COUNT; ++k) {
+          const auto u = S::load(X + i * C + c, k) - shift.v[k];
+          sum[j].v[k] += u;
+          square[j].v[k] += u * u;
         }
-      sum.put_into(to + c), square.put_into(to + C + c);
+      };
+      int64_t i = 0;
+      for (; i + 2 <= count; i += 2) add(i, 0), add(i + 1, 1);
+      if (i < count) add(i, 0);
+      for (int k = 0; k < S::COUNT; ++k) sum[0].v[k] += sum[1].v[k], square[0].v[k] += square[1].v[k];
+      sum[0].put_into(to + c), square[0].put_into(to + C + c);
     });
   };
   auto finish = [=](int64_t n, const double* total, float* coefficients) {
-    const float* beside = x + n * pixels * C;
+    const auto three = middle(n);
     const double share = 1.0 / pixels;
     for (int64_t g = 0; g < groups; ++g) {
       double of_group = 0, variance = 0;
-      for (int64_t c = g * width; c < (g + 1) * width; ++c) of_group += beside[c] + total[c] * share;
+      for (int64_t c = g * width; c < (g + 1) * width; ++c) of_group += median(three, c) + total[c] * share;
       of_group /= width;
       for (int64_t c = g * width; c < (g + 1) * width; ++c) {
-        const double u = total[c] * share, off = beside[c] + u - of_group;
+        const double u = total[c] * share, off = median(three, c) + u - of_group;
         variance += total[C + c] * share - u * u + off * off;
       }
       variance /= width;

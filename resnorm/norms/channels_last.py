@@ -2,7 +2,8 @@ r"""Group norm of images in channels_last on CPU, in 32 bits: a small C++ file, 
 
 torch's kernel for this layout takes the variance as $\operatorname{E}[x^2] - \operatorname{E}[x]^2$ in 32 bits, and loses
 $1 + \mu^2 / \sigma^2$ of its precision. This one reads an image as often, twice: first for each channel's sums of
-$u = x - x_0$ and $u^2$ in 64 bits, beside its first pixel $x_0$; then to write
+$u = x - x_0$ and $u^2$ beside the median $x_0$ of three of its pixels, in 32 bits over 32 pixels and in 64 bits over all; then
+to write
 
 $$y = (x - \mu) \frac{\gamma}{\sigma} + \beta, \qquad
 dx = \frac{1}{\sigma} \left(\gamma g - \overline{\gamma g} - \hat x \, \overline{\gamma g \hat x}\right), \qquad
@@ -15,7 +16,9 @@ $g$ and $g (x - \mu)$ of each channel and once to write.
 
 from __future__ import annotations
 
-from ctypes import c_double, c_int64, c_void_p
+import functools
+import math
+from ctypes import CDLL, c_double, c_int, c_int64, c_void_p
 from pathlib import Path
 
 import torch
@@ -30,20 +33,24 @@ LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def takes(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None) -> bool:
-    """Whether `group_norm` takes a tensor in channels_last and its gain and bias, here and now."""
+    """Whether `group_norm` takes a tensor and its gain and bias, here and now: in channels_last, and plain memory of 32 bits."""
     affine = [one for one in (weight, bias) if one is not None]
     return (
-        _plain(x, *affine)
+        not torch.compiler.is_compiling()
         and x.numel() >= SMALL
+        and _plain(x, *affine)
+        and x.is_contiguous(memory_format=LAST[x.dim()])
         and x.shape[1] % groups == 0
         and all(one.shape == x.shape[1:2] for one in affine)
-        and compiled.library(SOURCE) is not None
+        and _library() is not None
     )
 
 
 def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """Group norm of a tensor that `takes` accepts; output and gradient are in channels_last."""
-    return _GroupNorm.apply(x, groups, weight, bias, eps)
+    if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (x, weight, bias)):
+        return _GroupNorm.apply(x, groups, weight, bias, eps)
+    return _forward(x, groups, weight, bias, eps)[0]
 
 
 def transformed() -> bool:
@@ -52,23 +59,19 @@ def transformed() -> bool:
 
 
 def _plain(*tensors: Tensor) -> bool:
-    """Whether the tensors are memory of 32 bits that nobody watches: no subclass, no compiler, no tracer, no transform."""
-    return (
-        all(type(one) in (Tensor, nn.Parameter) and one.dtype == torch.float32 and one.device.type == "cpu" for one in tensors)
-        and not any(map(torch._C._functorch.is_legacy_batchedtensor, tensors))  # is_grads_batched
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch._C._len_torch_dispatch_stack()
-        and not transformed()
-    )
+    """Whether the tensors are memory of 32 bits that nobody watches: no subclass, no tracer, no transform."""
+    for one in tensors:
+        if type(one) not in (Tensor, nn.Parameter) or one.dtype != torch.float32 or one.device.type != "cpu":
+            return False
+        if torch._C._functorch.is_legacy_batchedtensor(one):  # is_grads_batched
+            return False
+    return not torch.jit.is_tracing() and not torch._C._len_torch_dispatch_stack() and not transformed()
 
 
 class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-        y = torch.empty(x.shape, memory_format=LAST[x.dim()])
-        statistics = torch.empty(2, len(x), groups, dtype=torch.float64)
-        _call("forward", [x, _contiguous(weight), _contiguous(bias), y, statistics], x, groups, c_double(eps))
+        y, statistics = _forward(x, groups, weight, bias, eps)
         ctx.save_for_backward(x, weight, statistics)
         ctx.groups, ctx.eps = groups, eps
         return y
@@ -77,7 +80,9 @@ class _GroupNorm(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, statistics = ctx.saved_tensors
         of_x, _, of_weight, of_bias, _ = ctx.needs_input_grad
-        if torch.is_grad_enabled() or not _plain(gradient):  # recorded, for a second derivative, or one of many
+        if (
+            torch.is_grad_enabled() or torch.compiler.is_compiling() or not _plain(gradient)
+        ):  # recorded, for a second derivative, or one of many
             dx, dweight, dbias = _written(gradient, x, ctx.groups, weight, ctx.eps)
         else:
             dx = torch.empty(x.shape, memory_format=LAST[x.dim()]) if of_x else None  # type: ignore[assignment]
@@ -101,13 +106,28 @@ def _written(gradient: Tensor, x: Tensor, groups: int, weight: Tensor | None, ep
     return dx.reshape(x.shape), dweight, dbias
 
 
+def _forward(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
+    y = torch.empty(x.shape, memory_format=LAST[x.dim()])
+    statistics = torch.empty(2, x.shape[0], groups, dtype=torch.float64)
+    _call("forward", [x, _contiguous(weight), _contiguous(bias), y, statistics], x, groups, eps)
+    return y, statistics
+
+
 def _contiguous(affine: Tensor | None) -> Tensor | None:
     return None if affine is None else affine.contiguous()
 
 
-def _call(name: str, tensors: list[Tensor | None], x: Tensor, groups: int, *numbers: c_double) -> None:
-    samples, channels = x.shape[:2]
-    sizes = (c_int64(size) for size in (samples, x.numel() // (samples * channels), channels, groups))
-    addresses = (c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in tensors)
+def _call(name: str, tensors: list[Tensor | None], x: Tensor, groups: int, *numbers: float) -> None:
+    samples, channels, *pixels = x.shape
+    addresses = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
     threads = max(1, min(torch.get_num_threads(), x.numel() // GRAIN))
-    getattr(compiled.library(SOURCE), name)(*addresses, *sizes, *numbers, threads)
+    getattr(_library(), name)(*addresses, samples, math.prod(pixels), channels, groups, *numbers, threads)
+
+
+@functools.cache
+def _library() -> CDLL | None:
+    library = compiled.library(SOURCE)
+    if library is not None:
+        library.forward.argtypes = [c_void_p] * 5 + [c_int64] * 4 + [c_double, c_int]
+        library.backward.argtypes = [c_void_p] * 6 + [c_int64] * 4 + [c_int]
+    return library

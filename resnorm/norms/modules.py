@@ -198,6 +198,8 @@ def _in_layout(norm: nn.GroupNorm, x: Tensor) -> Tensor:
     last = channels_last.LAST.get(x.dim())
     if last is None or x.is_contiguous():
         return nn.GroupNorm.forward(norm, x)
+    if channels_last.takes(x, norm.num_groups, norm.weight, norm.bias):
+        return channels_last.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
     compiling = torch.compiler.is_compiling() or torch.jit.is_tracing()
     if not compiling and channels_last.transformed():
         return nn.GroupNorm.forward(norm, x.contiguous())
@@ -209,8 +211,6 @@ def _in_layout(norm: nn.GroupNorm, x: Tensor) -> Tensor:
         directly = compiling or type(x) is not Tensor
     if x.device.type == "cpu" and directly:
         return nn.GroupNorm.forward(norm, x)
-    if channels_last.takes(x, norm.num_groups, norm.weight, norm.bias):
-        return channels_last.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
     return nn.GroupNorm.forward(norm, _Contiguous.apply(x, last)).contiguous(memory_format=last)
 
 

@@ -23,7 +23,7 @@ from resnorm import norm
 SHAPES = [(32, 16, 32, 32), (8, 64, 56, 56)]
 NORMS = {"group(groups=8)": 8, "instance": None}
 MEANS = {"mean 0": 0, "mean 3": 3, "mean 1,000": 1000, "mostly constant": 10}
-ROUNDS, REPEAT = 15, 1
+ROUNDS, REPEAT = 60, 1
 
 
 def row(name: str, shape: tuple[int, ...], values: str, rounds: int, repeat: int) -> dict[str, Any]:

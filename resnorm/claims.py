@@ -23,7 +23,7 @@ from resnorm.training.files import whole_file
 PACKAGE = Path(__file__).resolve().parent
 NEEDED = ("id", "statement", "source", "chapter", "level", "expected")
 # What a contest adds, for the rule that decides it; `Study.judge` hands these to it.
-CONTEST = ("rule", "better", "than", "metric", "margin", "where", "conditions", "cannot_refute", "chance", "preset")
+CONTEST = ("rule", "better", "than", "metric", "margin", "where", "conditions", "cannot_refute", "chance", "preset", "tuning")
 OPTIONAL = ("reason", "forecast", "published", "note", *CONTEST)
 LEVELS = {
     "identity": "algebra, checked by a computation",

@@ -231,14 +231,52 @@ def admin(model: nn.Module, *inputs: Tensor) -> None:
         branch = merge.forward(h, x) - skip
         omega[stack_of[merge]] = (skip.var(correction=0) + branch.var(correction=0)).sqrt()
 
-    hooks = [merge.register_forward_pre_hook(set_skip) for merge in stack_of]
+    _watched(model, inputs, dict.fromkeys(stack_of, set_skip))
+
+
+@torch.no_grad()
+def from_data(model: nn.Module, *inputs: Tensor) -> None:
+    r"""Set gains and biases of weight-normalised convolutions so that a first batch leaves each with mean 0 and deviation 1.
+
+    $$t = \frac{w * x}{\lVert w \rVert}, \qquad g = \frac{1}{\sigma[t]}, \qquad b = -\frac{\mu[t]}{\sigma[t]}$$
+
+    with the statistics of each channel over batch and positions, in the order in which the convolutions run: each sees what
+    those before it give with their new gains. Where there is no bias, or no spread (a branch that is closed), that part stays
+    as it is. `inputs`: what the model is called with. It runs in the mode that it is in; its buffers and the random state stay
+    as they were. Shapes: gain and bias (out,). Raises `ValueError` for a model without weight-normalised convolutions.
+    Citation: salimans2016weight.
+    """
+    convolutions = [child for child in model.modules() if isinstance(child, Convolution) and child.form == "norm"]
+    if not convolutions:
+        raise ValueError(
+            f"{type(model).__name__} has no weight-normalised convolution; build it with weight='norm', as in "
+            "conv(weight='norm')"
+        )
+
+    def start(convolution: Convolution, given: tuple[Tensor]) -> None:
+        bias = convolution.bias
+        convolution.gain.fill_(1.0)
+        if bias is not None:
+            bias.zero_()
+        deviation, mean = torch.std_mean(convolution.forward(*given).float(), (0, 2, 3), correction=0)
+        scale = torch.where(deviation > 0, 1 / deviation, 1.0)
+        convolution.gain.copy_(scale)
+        if bias is not None:
+            bias.copy_(-mean * scale)
+
+    _watched(model, inputs, dict.fromkeys(convolutions, start))
+
+
+def _watched(model: nn.Module, inputs: tuple[Tensor, ...], hooks: dict[nn.Module, Callable]) -> None:
+    """Call a model with a hook before each of some modules; buffers and the random state stay as they were."""
+    handles = [module.register_forward_pre_hook(hook) for module, hook in hooks.items()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         with torch.random.fork_rng({tensor.device for tensor in inputs if tensor.is_cuda}):
             model(*inputs)
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in handles:
+            handle.remove()
         for buffer, before in buffers:
             buffer.copy_(before)
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from resnorm import init
-from resnorm.branches import attention, conv, conv1x1, conv3x3, cross_attention, linear, mlp
+from resnorm.branches import Convolution, attention, conv, conv1x1, conv3x3, cross_attention, linear, mlp
 from resnorm.letters import add, layer_scale
+from resnorm.models import cifar_resnet
 from resnorm.words import Block
 
 WIDTH = 128
@@ -208,3 +209,33 @@ def test_wrong_names_are_refused():
         init.initialise(linear()(4), "orthogonal", 1)
     with pytest.raises(ValueError, match="no branch whose weights have roles"):
         init.he(torch.nn.Linear(4, 4))
+
+
+def test_a_first_batch_gives_every_weight_normalised_convolution_mean_0_and_deviation_1():
+    torch.manual_seed(0)
+    model = cifar_resnet(depth=8, width=8, variant="resnet_v2", norm="none", weight="norm(from_data=True)")
+    images = torch.randn(64, 3, 16, 16)
+    before = torch.get_rng_state()
+    init.from_data(model, images)
+    assert torch.equal(torch.get_rng_state(), before)
+    outputs = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Convolution) and module.form == "norm":
+            module.register_forward_hook(lambda module, x, y, name=name: outputs.update({name: (y, module.bias)}))
+    model(images)
+    assert len(outputs) > 6
+    for y, bias in outputs.values():
+        assert torch.allclose(y.std((0, 2, 3), correction=0), torch.ones(y.shape[1]), atol=1e-4)
+        assert bias is None or y.mean((0, 2, 3)).abs().max() < 1e-4
+    assert "weight='norm(from_data=True)'" in repr(model)
+
+
+def test_a_closed_branch_keeps_its_gain():
+    branch = conv1x1(weight="norm(from_data=True)")(3)
+    init.from_data(branch, torch.ones(2, 3, 1, 1))  # no spread: nothing to divide by
+    assert torch.equal(branch.gain.data, torch.ones(3)) and branch(torch.ones(2, 3, 1, 1)).isfinite().all()
+
+
+def test_what_has_no_weight_norm_cannot_start_from_data():
+    with pytest.raises(ValueError, match="no weight-normalised convolution; build it with weight='norm'"):
+        init.from_data(conv()(3), torch.ones(1, 3, 4, 4))

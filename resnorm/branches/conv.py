@@ -13,6 +13,7 @@ from resnorm.norms import call_form, weight_norm, weight_standardisation
 
 WEIGHTS = (None, "norm", "standard", "scaled_standard")
 STANDARD = ("standard", "scaled_standard")
+OPTIONS = {"norm": {"from_data"}} | dict.fromkeys(STANDARD, {"eps"})
 # A filter's variance is about 1 / fan-in: an eps of 1e-5 would be a tenth of it in wide layers.
 EPS = 1e-10
 # A ReLU leaves the variance (1 - 1/π) / 2 of a standard normal input; a filter of mean 0 takes out the common mean.
@@ -28,7 +29,8 @@ class Convolution(nn.Conv2d):
     Weight norm and weight standardisation act on each filter. A standardised filter has variance 1 whatever its fan-in
     n: a norm has to follow it. The scaled form needs none: with $\gamma = \sqrt{2 / (1 - 1/\pi)}$ the variance of a ReLU's
     input passes through it unchanged. `weight` may give the eps that is added to $\sigma_w^2$, as "standard(eps=1e-8)"; it is
-    1e-10, since the variance of a filter is about 1 / n.
+    1e-10, since the variance of a filter is about 1 / n. "norm(from_data=True)" is weight norm whose gains wait for a first
+    batch: `resnorm.lab` sets them by `resnorm.init.from_data` before it trains.
 
     Shapes: x (batch, width, height, image width), output (batch, out, height / stride, image width / stride), rounded
     up.
@@ -52,14 +54,15 @@ class Convolution(nn.Conv2d):
         if groups < 1 or width % groups or out % groups:
             raise ValueError(f"conv: groups={groups} does not divide the widths {width} and {out}; use a common divisor")
         form, options = (None, {}) if weight is None else call_form(weight)
-        if form not in WEIGHTS or set(options) - ({"eps"} if form in STANDARD else set()):
+        if form not in WEIGHTS or set(options) - OPTIONS.get(form, set()):
             raise ValueError(
-                f"conv: weight={weight!r} is unknown; use None, 'norm', 'standard' or 'scaled_standard', these two with an "
-                "eps, as 'standard(eps=1e-8)'"
+                f"conv: weight={weight!r} is unknown; use None, 'norm', 'norm(from_data=True)', 'standard' or 'scaled_standard', "
+                "these two with an eps, as 'standard(eps=1e-8)'"
             )
         super().__init__(width, out, kernel, stride, kernel // 2, groups=groups, bias=bias)
         self.out_width, self.form = out, form
         self.eps: float | None = options.get("eps", EPS) if form in STANDARD else None
+        self.from_data = bool(options.get("from_data", False))
         if form == "norm":
             self.gain = nn.Parameter(torch.empty(out))
             self.reset_gain()
@@ -92,6 +95,7 @@ class Convolution(nn.Conv2d):
 
     def extra_repr(self) -> str:
         form = f"{self.form}(eps={self.eps})" if self.eps not in (None, EPS) else self.form
+        form = "norm(from_data=True)" if self.from_data else form
         return super().extra_repr() + (f", weight={form!r}" if form else "")
 
 

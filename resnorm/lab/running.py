@@ -28,7 +28,8 @@ def run(experiment: Experiment, store: Store | None = None, progress: bool = Tru
     """Return the experiment's record: from ``store`` (default: the live store) if it has one, else by running it.
 
     One process at a time runs an experiment in a store: where another one is at it, this one waits for its record.
-    A variant that is `profiled` first has its skips set from the first training batch, see `resnorm.init.admin`.
+    A variant that is `profiled` first has its skips set from the first training batch, see `resnorm.init.admin`;
+    weights that are normed `from_data` have their gains set by it, see `resnorm.init.from_data`.
     An interrupted run leaves a checkpoint in the store and goes on from there. A diverged run is a record too.
     On a GPU the steps are a CUDA graph wherever they can be one.
     Under torchrun the processes train together, see `resnorm.training.fit`, and the first one writes the record.
@@ -74,6 +75,8 @@ def _run(experiment: Experiment, store: Store, progress: bool) -> Record:
         recipe, variant = Recipe(**experiment.recipe), VARIANTS.get(experiment.model.get("variant"))
         if variant and variant.profiled:
             init.admin(model, *first_inputs(data, recipe, experiment.seed))
+        if any(getattr(module, "from_data", False) for module in model.modules()):
+            init.from_data(model, *first_inputs(data, recipe, experiment.seed))
         checkpoint = store.checkpoint(experiment)
         outcome = fit(model, data, recipe, seed=experiment.seed, checkpoint=checkpoint, progress=progress, cuda_graph="auto")
         measured = experiment.measure if outcome.status == "finished" else ()

@@ -57,7 +57,8 @@ struct Lanes {
 template <typename F>
 inline void over_lanes(int64_t channels, F f) {
   int64_t c = 0;
-  for (; c + 16 <= channels; c += 16) f(std::integral_constant<int, 16>(), c);
+  for (; c + 32 <= channels; c += 32) f(std::integral_constant<int, 32>(), c);
+  if (c + 16 <= channels) f(std::integral_constant<int, 16>(), c), c += 16;
   if (c + 8 <= channels) f(std::integral_constant<int, 8>(), c), c += 8;
   if (c + 4 <= channels) f(std::integral_constant<int, 4>(), c), c += 4;
   for (; c < channels; ++c) f(std::integral_constant<int, 1>(), c);

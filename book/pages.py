@@ -12,7 +12,7 @@ from types import ModuleType
 
 import nbformat
 
-from book import benchmarks, opening_figure
+from book import benchmarks, forecasts, opening_figure
 from book.chapters import Project
 from resnorm.claims import LEVELS, VERDICTS, Card
 
@@ -56,7 +56,7 @@ def write_pages(project: Project, source: Path, verdicts: dict[str, dict]) -> No
     (source / "api").mkdir(exist_ok=True)
     pages = {
         "gallery": gallery(measured),
-        "claims": ledger(project, verdicts, keys),
+        "claims": ledger(project, verdicts, keys, source),
         "api/index": api_index(),
         "api/command_line": command_line(project),
     }
@@ -143,7 +143,7 @@ def _stream_equation(stream) -> str:
 # -------------------------------------------------------------------------------- ledger
 
 
-def ledger(project: Project, verdicts: dict[str, dict], keys: list[str]) -> str:
+def ledger(project: Project, verdicts: dict[str, dict], keys: list[str], source: Path) -> str:
     """Every claim of the book with its verdict, by level of evidence: what this build measured, and what is published."""
     cards = [_card(entry, verdicts.get(entry["id"])) for entry in project.claims]
     reading = [*project.chapters, *(card.chapter for card in cards)].index
@@ -172,12 +172,14 @@ def ledger(project: Project, verdicts: dict[str, dict], keys: list[str]) -> str:
             link = f"Measured in [](notebooks/{chapter}.ipynb)." if exists else "The chapter is still to be written."
             rows = [_claim(card, keys) for card in of_level if card.chapter == chapter]
             parts += [f"### {_title(project, chapter)} ({level})", link, *rows]
+    parts += forecasts.section(cards, source)
     return "\n\n".join(parts) + "\n"
 
 
 def _card(entry: dict, verdict: dict | None) -> Card:
     """The card that a chapter has written, or one that says why there is none."""
     facts = {key: entry[key] for key in ("id", "statement", "source", "chapter", "level")}
+    facts["forecast"] = entry.get("forecast")
     return Card(**facts | (verdict or {"verdict": "not yet measured", "measured": None, "note": entry.get("reason")}))
 
 

@@ -61,6 +61,7 @@ class Card:
     published: str | None = None
     rule: str | None = None
     note: str | None = None
+    forecast: float | None = None
 
     @property
     def kind(self) -> str:
@@ -78,6 +79,7 @@ class Card:
             ("Evidence", f"{self.level}: {LEVELS[self.level]}"),
             ("Measured here", text(self.measured)),
             ("Decided by", self.rule),
+            ("Forecast", None if self.forecast is None else f"{self.forecast:.0%}, before the runs"),
             ("Published", self.published),
             ("Note", self.note),
         ]
@@ -145,8 +147,16 @@ def card(
     expected = entry["expected"]
     verdict = expected if outcome == "holds" and expected.startswith("holds") else outcome
     facts = {key: str(entry[key]) for key in ("statement", "source", "chapter", "level")}
-    published, note = joined(entry.get("published"), published), joined(entry.get("note"), note)
-    made = Card(id, **facts, verdict=verdict, measured=_plain(measured), rule=rule, published=published, note=note)
+    made = Card(
+        id,
+        **facts,
+        verdict=verdict,
+        measured=_plain(measured),
+        published=joined(entry.get("published"), published),
+        rule=rule,
+        note=joined(entry.get("note"), note),
+        forecast=entry.get("forecast"),
+    )
     if outcome != "not yet measured" and expected == "not yet measured":
         raise ClaimFailed(f"the claim {id!r} is now measured ({verdict}); write this as `expected` in {entry['file']}")
     if outcome != "not yet measured" and verdict != expected:

@@ -249,8 +249,7 @@ def from_data(model: nn.Module, *inputs: Tensor) -> None:
     convolutions = [child for child in model.modules() if isinstance(child, Convolution) and child.form == "norm"]
     if not convolutions:
         raise ValueError(
-            f"{type(model).__name__} has no weight-normalised convolution; build it with weight='norm', as in "
-            "conv(weight='norm')"
+            f"{type(model).__name__} has no weight-normalised convolution; build it with weight='norm', as in conv(weight='norm')"
         )
 
     def start(convolution: Convolution, given: tuple[Tensor]) -> None:

@@ -352,14 +352,14 @@ def test_gallery_shows_every_variant():
         assert f"- **{name}**: " in text
 
 
-def test_ledger_shows_every_claim(project):
+def test_ledger_shows_every_claim(project, tmp_path):
     (project.root / "book/claims.yml").write_text(
         yaml.safe_dump(
             [
                 CLAIM,
-                CLAIM | {"id": "two", "expected": "does not hold"},
-                CLAIM | {"id": "three", "expected": "not yet measured", "reason": "No GPU."},
-                CLAIM | {"id": "four", "expected": "undecided"},
+                CLAIM | {"id": "two", "expected": "does not hold", "forecast": 0.1},
+                CLAIM | {"id": "three", "expected": "not yet measured", "reason": "No GPU.", "forecast": 0.5},
+                CLAIM | {"id": "four", "expected": "undecided", "forecast": 0.9},
             ]
         )
     )
@@ -368,7 +368,12 @@ def test_ledger_shows_every_claim(project):
         "two": {"verdict": "does not hold", "measured": 2, "published": "1"},
         "four": {"verdict": "undecided", "measured": "+1 ± 2"},
     }
-    text = pages.ledger(project, verdicts, ["he2016deep"])
+    text = pages.ledger(project, verdicts, ["he2016deep"], tmp_path)
+    assert "| {ref}`One is one. <claim-two>` | 10% | ✗ does not hold |" in text
+    # of three forecasts one has no outcome yet; undecided counts as no: (0.1² + 0.9²) / 2
+    assert "The Brier score of 2 forecasts is 0.41" in text and "1 with 90% on average, 0% came true" in text
+    assert (tmp_path / "forecasts.svg").exists() and "- **Forecast:** 50%, before the runs" in text
+    text = text.split("## Forecasts")[0]
     assert "4 claims: ◐ 1 holds on a condition, ✗ 1 does not hold, ? 1 undecided, … 1 not yet measured." in text
     assert (
         "## What did not hold" in text and text.count("- {ref}`One is one. <claim-two>` (identity)") == text.count("- {ref}") == 1

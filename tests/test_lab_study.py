@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pandas
 import pytest
 
 from resnorm import claims, lab
@@ -193,6 +194,28 @@ def test_the_learning_curves_of_all_arms():
     losses = study.frame("curves", split="train", metric="loss")
     first = losses[(losses.arm == "ResNet v1") & (losses.step == losses.step.min())].value.mean()
     assert f"ResNet v1: {first:.3g} at step" in figure.alt
+
+
+def test_each_arm_at_its_own_best_rate_is_chosen_by_other_seeds_than_those_that_decide(contests, monkeypatch):
+    study = lab.study("weight_norm")
+
+    def values(metric, seed=None, lr=None):
+        rows = [
+            dict(arm=arm, seed=s, lr=rate, status="finished", value=base + abs(index - best) + 0.1 * s**2 * (base == 10))
+            for arm, base, best in (("no norm", 10, 1), ("weight norm", 20, 3))
+            for index, rate in enumerate((0.003, 0.01, 0.03, 0.1))
+            for s in range(5)
+        ]
+        rows = [row | dict(value=99.0) if row["lr"] == 0.003 and metric == "test_error" else row for row in rows]
+        return pandas.DataFrame([row for row in rows if (seed is None or row["seed"] in seed) and lr in (None, row["lr"])])
+
+    monkeypatch.setattr(type(study), "values", lambda self, metric, **where: values(metric, **where))
+    monkeypatch.setattr(type(study), "missing", lambda self, *arms: [])
+    id = contests(study="weight_norm", better="no norm", than="weight norm", metric="test_error", tuning=[3, 4], expected="holds")
+    gap = study.gaps[id]
+    assert gap.estimate == pytest.approx(-9.8333, abs=1e-3) and gap.seeds == 3
+    note = study.judge(id).note
+    assert "validation split of seeds 3 and 4: 0.01 for no norm, 0.1 for weight norm (edge of the grid)." in note
 
 
 def test_two_arms_that_only_guess_have_no_winner(contests):

@@ -13,7 +13,7 @@ from resnorm.norms import call_form, weight_norm, weight_standardisation
 
 WEIGHTS = (None, "norm", "standard", "scaled_standard")
 STANDARD = ("standard", "scaled_standard")
-OPTIONS = {"norm": {"from_data"}} | dict.fromkeys(STANDARD, {"eps"})
+OPTIONS: dict[str | None, set[str]] = {"norm": {"from_data"}, **{form: {"eps"} for form in STANDARD}}
 # A filter's variance is about 1 / fan-in: an eps of 1e-5 would be a tenth of it in wide layers.
 EPS = 1e-10
 # A ReLU leaves the variance (1 - 1/π) / 2 of a standard normal input; a filter of mean 0 takes out the common mean.

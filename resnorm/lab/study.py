@@ -19,7 +19,8 @@ from resnorm.lab.record import Record
 from resnorm.lab.rules import RULES, Judgement, axis, condition_name, lower_is_better, points, sentence, side
 from resnorm.lab.running import run_all
 from resnorm.lab.runs import Runs, committed, studies_folder
-from resnorm.lab.statistics import Comparison, ModeratedVariance, compare, control, moderated_variance
+from resnorm.lab.statistics import Comparison, ModeratedVariance, best_rates, compare, control, moderated_variance
+from resnorm.lab.statistics.settings import INTERIOR
 from resnorm.lab.store import Store
 
 # Of translations, beside the metrics of every run.
@@ -238,6 +239,29 @@ class Study:
         }
         return compare(table, first, second, unit=unit, margin=margin)
 
+    def gap_at_best_rates(
+        self, first: str, second: str, metric: str = "test_accuracy", margin: float | None = None, tuning: Iterable[int] = ()
+    ) -> Comparison:
+        """Compare two arms, `first` minus `second`, each at its own best rate; otherwise as `gap`.
+
+        ``tuning``: the seeds that choose the rates, see `best_rates`; the others are compared.
+        """
+        self._check((first, second))
+        scale, unit = points(metric)
+        rates, table = self.best_rates(metric, tuning).lr, {}
+        for arm, rate in rates.items():
+            seeds = self.by_seed(metric, lr=rate).get(arm, {})
+            table[arm] = {seed: scale * value for seed, value in seeds.items() if seed not in tuning}
+        return compare(table, first, second, unit=unit, margin=margin)
+
+    def best_rates(self, metric: str = "test_accuracy", tuning: Iterable[int] = ()):
+        """A frame with a row an arm: its best rate by the metric of the validation split, and whether the grid ends there.
+
+        ``tuning``: the seeds that choose; see `resnorm.lab.best_rates`.
+        """
+        values = self.values(metric.replace("test_", "validation_"), seed=list(tuning))
+        return best_rates(values, larger=not lower_is_better(metric)).set_index("arm")
+
     def change(
         self, arm: str, first: dict[str, Any], second: dict[str, Any], metric: str = "test_accuracy", margin: float | None = None
     ) -> Comparison:
@@ -270,7 +294,7 @@ class Study:
         judgement: Judgement = rule(
             self, **{key: entry[key] for key in list(inspect.signature(rule).parameters)[1:] if key in entry}
         )
-        note = joined(judgement.note, words.pop("note", None))
+        note = joined(judgement.note, self._tuned(entry), words.pop("note", None))
         return card(id, judgement.measured, judgement.outcome, note=note, rule=sentence(entry["rule"]), **words)
 
     def verdicts(self, *ids: str) -> Cards:
@@ -293,6 +317,8 @@ class Study:
                 continue
             if arms[0] == arms[1]:
                 gaps[id] = self.change(arms[0], *entry["conditions"], entry["metric"], entry.get("margin"))
+            elif "tuning" in entry:
+                gaps[id] = self.gap_at_best_rates(*arms, entry["metric"], entry.get("margin"), entry["tuning"])
             elif "conditions" not in entry:
                 gaps[id] = self.gap(*arms, entry["metric"], entry.get("margin"), **entry.get("where", {}))
         return control(gaps)
@@ -369,6 +395,18 @@ class Study:
         ]
         label = f"{next(iter(units))}\n{side(entries[0]['metric']).rpartition('; ')[2].rstrip('.')}"
         return plots.intervals(pandas.DataFrame(rows), "difference", "contest", "interval", xlabel=label, reference=0)
+
+    def _tuned(self, entry: dict[str, Any]) -> str | None:
+        """At which rate each arm of a contest stands, where seeds of its own chose it."""
+        if "tuning" not in entry:
+            return None
+        rates = self.best_rates(entry["metric"], entry["tuning"])
+        chosen = (
+            f"{rates.lr[arm]:g} for {arm}" + ("" if rates.optimum[arm] == INTERIOR else f" ({rates.optimum[arm]})")
+            for arm in (entry["better"], entry["than"])
+        )
+        seeds = " and ".join(map(str, entry["tuning"]))
+        return f"Each at its own best rate, by the validation split of seeds {seeds}: {', '.join(chosen)}."
 
     def _check(self, arms: Iterable[str]) -> None:
         for arm in arms:

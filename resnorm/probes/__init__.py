@@ -5,6 +5,7 @@ from resnorm.probes.affine import affine_maps
 from resnorm.probes.agreement import agreement, largest_difference
 from resnorm.probes.blocks import blocks_of, measure, measure_in_parts, skip_share
 from resnorm.probes.contrast import contrast
+from resnorm.probes.costs import memory_passes, times
 from resnorm.probes.covariate_shift import covariate_shift, gradient_steps, shift_and_roughness
 from resnorm.probes.examples import example_gradients, last_layer_gradient
 from resnorm.probes.landscape import landscape, landscape_plane
@@ -42,6 +43,7 @@ __all__ = [
     "lesions",
     "measure",
     "measure_in_parts",
+    "memory_passes",
     "mixing",
     "pairs",
     "parameter_count",
@@ -54,4 +56,5 @@ __all__ = [
     "skip_share",
     "spelling",
     "stored_bytes",
+    "times",
 ]

@@ -12,6 +12,7 @@ with needed_for("figures"):
     from resnorm.plots.pictures import pictures
     from resnorm.plots.planes import plane
     from resnorm.plots.ridges import ridgeline
+    from resnorm.plots.spheres import spheres
     from resnorm.plots.tables import cells
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "plane",
     "ridgeline",
     "show",
+    "spheres",
     "style",
     "svg",
     "traces",

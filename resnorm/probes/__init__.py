@@ -3,6 +3,7 @@
 from resnorm.norms.checking import evaluating
 from resnorm.probes.affine import affine_maps
 from resnorm.probes.agreement import agreement, largest_difference
+from resnorm.probes.batches import batch_errors, variance_of_image_means
 from resnorm.probes.blocks import blocks_of, measure, measure_in_parts, skip_share
 from resnorm.probes.contrast import contrast
 from resnorm.probes.costs import memory_passes, times
@@ -25,6 +26,7 @@ __all__ = [
     "affine_maps",
     "agreement",
     "alignment",
+    "batch_errors",
     "batch_noise",
     "batch_statistics",
     "blocks_of",
@@ -57,4 +59,5 @@ __all__ = [
     "spelling",
     "stored_bytes",
     "times",
+    "variance_of_image_means",
 ]

@@ -42,7 +42,8 @@ def accuracy(model: nn.Module, x: Tensor, targets: Tensor, batch: int | None = N
     """
     with torch.no_grad(), evaluating(model), batch_statistics(model) if batch else nullcontext():
         (row,) = score([None], lambda _, inputs: model(inputs), x, targets, batch or 500)
-    return row["accuracy"]
+    # Only a loss can be none.
+    return row["accuracy"] or 0.0
 
 
 def batch_noise(model: nn.Module, x: Tensor, size: int, seed: int = 0, batches: int = 60) -> list[dict[str, Any]]:
@@ -52,7 +53,8 @@ def batch_noise(model: nn.Module, x: Tensor, size: int, seed: int = 0, batches: 
 
     over the channels c, with the running variance $\sigma_c^2$; batches B are drawn with replacement, and the norms below
     use their statistics, as in training. `layer`, from 1 on, and its `name`; `error`, the root above.
-    Shapes: x (examples, ...). The model is left as it was. Raises `ValueError` where it has no batch norm.
+    Shapes: x (examples, ...). The model is left as it was. Raises `ValueError` where it has no batch norm, or
+    one without a running variance.
     """
     norms = {name: module for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
     if not norms:
@@ -71,8 +73,13 @@ def batch_noise(model: nn.Module, x: Tensor, size: int, seed: int = 0, batches: 
     finally:
         for hook in hooks:
             hook.remove()
-    errors = {name: (torch.stack(means[name]).var(0) / module.running_var).mean().sqrt().item() for name, module in norms.items()}
-    return [{"layer": layer, "name": name, "error": error} for layer, (name, error) in enumerate(errors.items(), 1)]
+    rows = []
+    for layer, (name, module) in enumerate(norms.items(), 1):
+        if module.running_var is None:
+            raise ValueError(f"{name!r} keeps no running variance, so its means have no unit")
+        error = (torch.stack(means[name]).var(0) / module.running_var).mean().sqrt().item()
+        rows.append({"layer": layer, "name": name, "error": error})
+    return rows
 
 
 @contextmanager

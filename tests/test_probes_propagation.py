@@ -61,7 +61,7 @@ def test_the_gains_of_the_branches_predict_the_gradient_of_post_norm():
 
     gains = probes.branch_gains(model, tokens, loss)
     assert [row["letter"] for row in gains] == list("AMAMAM") and all(parameter.grad is None for parameter in model.parameters())
-    product = pandas.DataFrame(gains).eval("(1 + backward) / growth").prod() ** 0.5
+    product = pandas.DataFrame(gains).factor.prod() ** 0.5
     assert product == pytest.approx(probes.propagation(model, tokens, loss)[0]["gradient"], rel=0.2)
 
 

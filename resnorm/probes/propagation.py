@@ -35,7 +35,7 @@ def branch_gains(model: nn.Module, x: Tensor, loss: Callable[[Any], Tensor] | No
     `forward`, $\varphi = \lVert F(h) \rVert^2 / \lVert h \rVert^2$;
     `backward`, $\beta = \lVert J_F^\top g \rVert^2 / \lVert g \rVert^2$;
     `growth`, $\lVert h + F(h) \rVert^2 / \lVert h \rVert^2$: of the sum, where the branch reads the stream that it is added to.
-    A block of Post-Norm multiplies the squared gradient by $(1 + \beta) / \text{growth}$ for each branch.
+    `factor`, $(1 + \beta) / \text{growth}$: by which Post-Norm multiplies the squared gradient at this branch.
     `loss`: as in `propagation`. Shapes: x as the model takes it. The model is left as it was.
     Raises ValueError where the model shows no blocks made of words.
     """
@@ -60,7 +60,8 @@ def branch_gains(model: nn.Module, x: Tensor, loss: Callable[[Any], Tensor] | No
         (back,) = torch.autograd.grad(output, h, g, retain_graph=True)
         size = h.norm()
         gains = {"forward": output.norm() / size, "backward": back.norm() / g.norm(), "growth": (h + output).norm() / size}
-        rows.append({"block": number, "letter": letter} | {name: gain.item() ** 2 for name, gain in gains.items()})
+        row = {name: gain.item() ** 2 for name, gain in gains.items()}
+        rows.append({"block": number, "letter": letter} | row | {"factor": (1 + row["backward"]) / row["growth"]})
     return rows
 
 

@@ -35,6 +35,13 @@ def test_a_number_can_be_read_on_every_shade():
     )
 
 
+def test_a_line_break_in_the_name_of_a_column_is_none_in_the_alt_text():
+    figure = plots.cells(
+        pandas.DataFrame(dict(row=[0, 0], column=["group\n(4)", "batch"], value=[1.0, 2.0])), "value", "column", "row"
+    )
+    assert figure.alt.endswith("0: 2.00 at batch, 1.00 at group (4).")
+
+
 def test_without_seaborn_the_error_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "seaborn", None)
     frame = pandas.DataFrame(dict(row=[0], column=[0], value=[1.0]))

@@ -25,6 +25,7 @@ def cells(
 
     ``frame``, ``y``: as in `curves`; seeds are averaged, and a cell that has runs but no value shows ``missing``.
     ``names``: the rows in their order, by default that of the frame. The columns are the values of ``x``, sorted.
+    A line break in the name of a column is one on the axis, and a space in the alt text.
     Returns a matplotlib Figure. Raises as `curves`.
     """
     with needed_for("tables of numbers"):
@@ -52,7 +53,7 @@ def cells(
             ax.grid(visible=False)
             for name in names:
                 said = (
-                    f"{shown.at[name, column]} at {heading}"
+                    f"{shown.at[name, column]} at {' '.join(str(heading).split())}"
                     for column, heading in zip(columns, headings, strict=True)
                     if not never.at[name, column]
                 )

@@ -20,10 +20,13 @@ Citations: he2016identity (the product of skip scalars), xiong2020layer (Pre- an
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from resnorm.words import parse
 
@@ -243,3 +246,24 @@ def normalised_turn(lr: float, step: int, length: float = 1.0, gradient: float =
         return pace / squared
     first = squared + pace**2 / squared
     return pace / math.sqrt(first**2 + 2 * pace**2 * (step - 2))
+
+
+def activation_gains(activation: Callable[[Tensor], Tensor], scale: float = 1.0) -> tuple[float, float]:
+    r"""What an activation f does to hidden values $s z$, $z \sim N(0, 1)$, and to the gradient that comes back through it:
+
+    $$\operatorname{E} f(s z)^2, \qquad s^2 \operatorname{E} f'(s z)^2$$
+
+    `scale`: s. Their quotient is $\varphi / \beta$ of a random branch with this activation: 1 for ReLU, which is homogeneous.
+    Raises `ValueError` for a scale that is not positive. The law is derived in this book.
+    """
+    if scale <= 0:
+        raise ValueError(f"scale={scale!r}; allowed: above 0")
+    # An even number of points: none stands on ReLU's kink.
+    z = torch.linspace(-10, 10, 8000, dtype=torch.float64)
+    density = torch.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+    with torch.enable_grad():
+        h = (scale * z).requires_grad_()
+        value = activation(h)
+        (slope,) = torch.autograd.grad(value.sum(), h)
+    forward, backward = (torch.trapezoid(part.detach() ** 2 * density, z).item() for part in (value, scale * slope))
+    return forward, backward

@@ -42,3 +42,11 @@ def test_the_distance_from_a_law_is_that_of_the_mean_over_seeds():
     assert lab.distance_from_law(table, law, "size", ["block"]) == pytest.approx(0.1)
     with pytest.raises(ValueError, match="share no values of block"):
         lab.distance_from_law(table, law.assign(block=law.block + 10), "size", ["block"])
+
+
+def test_a_line_is_fitted_to_every_group():
+    table = pandas.DataFrame({"word": list("aaabb"), "seed": [0, 0, 0, 1, 1], "x": [0, 1, 2, 3, 5], "y": [1, 3, 5, 4, 3]})
+    assert lab.slopes(table, "x", "y", ["word", "seed"]).to_dict() == {("a", 0): 2.0, ("b", 1): -0.5}
+    assert lab.slopes(table, "x", "y", ["seed"]).to_dict() == {0: 2.0, 1: -0.5}
+    with pytest.raises(ValueError, match="a line needs two values of x or more; .* has 1"):
+        lab.slopes(table.assign(x=1), "x", "y", ["word"])

@@ -220,3 +220,12 @@ def test_a_gradient_passes_as_many_branches_as_shuffled_cards_have_cycles():
     assert theory.path_lengths("Fa", 3) == pytest.approx([1 / 8, 3 / 8, 3 / 8, 1 / 8])
     # of the 24 orders of four cards 6, 11, 6 and 1 have one to four cycles
     assert theory.path_lengths("nFa", 3) == pytest.approx([6 / 24, 11 / 24, 6 / 24, 1 / 24])
+
+
+def test_relu_keeps_and_returns_half_and_gelu_returns_more_than_it_keeps():
+    assert theory.activation_gains(torch.relu, 1.7) == pytest.approx((1.7**2 / 2, 1.7**2 / 2), rel=1e-6)
+    assert theory.activation_gains(lambda h: 3 * h, 2.0) == pytest.approx((36, 36), rel=1e-6)
+    forward, backward = theory.activation_gains(torch.nn.functional.gelu, math.sqrt(2 / 5))
+    assert 1.06 < backward / forward < 1.08
+    with pytest.raises(ValueError, match="scale=0; allowed: above 0"):
+        theory.activation_gains(torch.relu, 0)

@@ -40,7 +40,7 @@ from resnorm.lab.statistics import (
 )
 from resnorm.lab.store import Store, benchmark
 from resnorm.lab.study import Study, pack, plan, studies, study
-from resnorm.lab.tabulate import distance_from_law, tabulate
+from resnorm.lab.tabulate import distance_from_law, slopes, tabulate
 
 __all__ = [
     "PRESETS",
@@ -94,6 +94,7 @@ __all__ = [
     "recorded",
     "run",
     "run_all",
+    "slopes",
     "source_hash",
     "studies",
     "study",

@@ -49,6 +49,24 @@ def distance_from_law(table, law, y: str, by: Sequence[str]) -> float:
     return float((ratio - 1).abs().max())
 
 
+def slopes(table, x: str, y: str, by: Sequence[str]):
+    """Fit a line to each group of rows, $y = a + b x$, and return b by group.
+
+    ``table``: a frame with the columns ``x`` and ``y``; ``by``: the columns that make a group, such as ["word", "seed"].
+    Returns a Series. Raises ValueError where a group has fewer than two values of ``x``.
+    """
+    with needed_for("tables of measurements"):
+        import pandas
+
+    fitted = {}
+    for group, rows in table.groupby(list(by)):
+        away = rows[x] - rows[x].mean()
+        if not (away != 0).any():
+            raise ValueError(f"a line needs two values of {x} or more; {group} has {rows[x].nunique()}")
+        fitted[group if len(by) > 1 else group[0]] = (away * rows[y]).sum() / (away**2).sum()
+    return pandas.Series(fitted).rename_axis(list(by))
+
+
 def _rows(measured: Any) -> list[dict[str, Any]]:
     if isinstance(measured, dict):
         return [measured]

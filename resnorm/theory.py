@@ -228,6 +228,18 @@ def skip_share(order: int) -> float:
     return 1.0 / math.tan(math.pi / 2 ** (order + 1))
 
 
+def next_skip_share(share: float, weight: float) -> float:
+    r"""The ratio of skip to branch after one more step of a recursive skip: $r_{j+1} = r_j + w \sqrt{1 + r_j^2}$.
+
+    `share`: $r_j$ before the step. `weight`: $w = \sigma / \gamma_j$, the size of the stream by the gain of the norm between the
+    steps; 1 gives `skip_share` of the next order, and a gain without end leaves the share as it was.
+    Raises `ValueError` for a negative share or weight. The law is derived in this book.
+    """
+    if share < 0 or weight < 0:
+        raise ValueError(f"share={share!r}, weight={weight!r}; allowed: 0 or more")
+    return share + weight * math.sqrt(1 + share**2)
+
+
 def normalised_turn(lr: float, step: int, length: float = 1.0, gradient: float = 1.0) -> float:
     r"""The tangent by which gradient descent turns a weight before a norm in its t-th step: $\eta c / r_t$.
 

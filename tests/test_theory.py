@@ -229,3 +229,19 @@ def test_relu_keeps_and_returns_half_and_gelu_returns_more_than_it_keeps():
     assert 1.06 < backward / forward < 1.08
     with pytest.raises(ValueError, match="scale=0; allowed: above 0"):
         theory.activation_gains(torch.relu, 0)
+
+
+def test_one_more_step_of_a_recursive_skip_weighs_the_stream_by_the_gain_between():
+    share = 1.0
+    for order in (2, 3, 4):
+        share = theory.next_skip_share(share, 1.0)
+        assert share == pytest.approx(theory.skip_share(order))
+    assert theory.next_skip_share(2.0, 0.0) == 2.0
+    # the block itself, of order 2 and with the gain 1/4 between its steps
+    block = Block("Fanan", 512, F=mlp(1, bias=False), n="layer")
+    unit_gain(block)
+    torch.nn.init.constant_(block.parts("n")[0].weight, 0.25)
+    x = torch.nn.functional.layer_norm(torch.randn(64, 512), (512,))
+    assert probes.skip_share(x, block(x)) == pytest.approx(theory.next_skip_share(1.0, 4.0), rel=0.05)
+    with pytest.raises(ValueError, match="weight=-1"):
+        theory.next_skip_share(1.0, -1)

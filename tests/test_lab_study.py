@@ -154,7 +154,11 @@ def test_a_forest_draws_the_differences_of_contests_that_have_one_unit(contests)
     gap = study.gaps[accuracy]
     (whisker, point, zero), label = figure.axes[0].lines, figure.axes[0].get_xlabel()
     assert list(whisker.get_xdata()) == list(gap.interval) and list(point.get_xdata()) == [gap.estimate]
-    assert list(zero.get_xdata()) == [0, 0] and label == "points of test accuracy\npositive is better"
+    assert (
+        list(zero.get_xdata()) == [0, 0]
+        and label == "points of test accuracy,\npositive is better"
+        and "accuracy, positive" in figure.alt
+    )
     assert f"{CONTEST['better']} − {CONTEST['than']}: " in figure.alt
     with pytest.raises(ValueError, match="no common unit: 'points of test accuracy', 'points of test error'"):
         study.forest(accuracy, error)

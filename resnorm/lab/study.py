@@ -393,7 +393,7 @@ class Study:
             {"contest": name, "difference": gap.estimate, "interval": gap.interval}
             for name, gap in zip(names, gaps.values(), strict=True)
         ]
-        label = f"{next(iter(units))}\n{side(entries[0]['metric']).rpartition('; ')[2].rstrip('.')}"
+        label = f"{next(iter(units))},\n{side(entries[0]['metric']).rpartition('; ')[2].rstrip('.')}"
         return plots.intervals(pandas.DataFrame(rows), "difference", "contest", "interval", xlabel=label, reference=0)
 
     def _tuned(self, entry: dict[str, Any]) -> str | None:

@@ -114,7 +114,7 @@ def intervals(frame, y: str, by: str, interval: str, *, xlabel: str | None = Non
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
         ax.tick_params(axis="y", length=0)
-    return figure.says(f"Points with 95 % intervals of {xlabel or y}", parts)
+    return figure.says(f"Points with 95 % intervals of {' '.join((xlabel or y).split())}", parts)
 
 
 def _draw_seeds(ax, row: int, runs, dense: bool) -> str:

@@ -17,6 +17,7 @@ from resnorm.probes.rank import rank_residual
 from resnorm.probes.reads import reads
 from resnorm.probes.scores import accuracy, batch_noise, batch_statistics
 from resnorm.probes.spelling import last_norm, respelled, spelling
+from resnorm.probes.stages import second_skip, within_stages
 from resnorm.probes.stored import parameter_count, stored_bytes
 from resnorm.probes.streams import activations, mixing
 
@@ -54,10 +55,12 @@ __all__ = [
     "rank_residual",
     "reads",
     "respelled",
+    "second_skip",
     "shift_and_roughness",
     "skip_share",
     "spelling",
     "stored_bytes",
     "times",
     "variance_of_image_means",
+    "within_stages",
 ]

@@ -1,6 +1,7 @@
 """Studies: arms by name, what is missing, contests as data, and the rules that decide them."""
 
 import json
+import math
 import shutil
 import sys
 from dataclasses import replace
@@ -130,6 +131,38 @@ def test_rules(rule, metric, options, comparison, outcome):
         gaps = {"x": comparison}
 
     assert rules.RULES[rule](Stub(), id="x", better="a", than="b", metric=metric, **options).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("rule", "better", "than", "outcome"),
+    [
+        ("learns_at_more_rates", "wide", "narrow", "holds"),
+        ("learns_at_more_rates", "narrow", "wide", "does not hold"),
+        ("learns_at_more_rates", "wide", "calm", "does not hold"),
+        ("less_sensitive", "calm", "wide", "holds"),
+        ("less_sensitive", "narrow", "calm", "does not hold"),
+        ("less_sensitive", "wide", "narrow", "undecided"),
+    ],
+)
+def test_rules_across_rates(rule, better, than, outcome):
+    class Stub:
+        def values(self, metric):
+            losses = {"wide": [2.0, 1.0, 2.5], "narrow": [2.0, 1.0, math.nan], "calm": [1.0, 1.0, 1.1]}
+            return pandas.DataFrame(
+                [{"arm": arm, "lr": lr, "value": value} for arm in losses for lr, value in enumerate(losses[arm])]
+            )
+
+    options = dict(metric="validation_loss", chance=2.7, margin=0.1)
+    assert rules.RULES[rule](Stub(), id="x", better=better, than=than, **options).outcome == outcome
+    assert rule in rules.ACROSS_RATES
+
+
+def test_ranks_leave_out_what_scatters_and_begin_with_the_best():
+    zoo = lab.study("placements")
+    ranks = zoo.ranks("Pre-Norm", "test_loss")
+    assert "Post-Norm" in zoo.variance("test_loss").unstable and "Post-Norm" not in set(ranks.arm)
+    assert ranks["rank"].is_monotonic_increasing and ranks.estimate.corr(ranks["rank"]) > 0.9
+    assert set(zoo.ranks("Pre-Norm", "test_loss", ["Pre-Norm", "DeepNorm", "Keel"]).arm) == {"Pre-Norm", "DeepNorm", "Keel"}
 
 
 def test_one_arm_under_two_conditions(contests):

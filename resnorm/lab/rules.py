@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from resnorm.lab.statistics import Comparison
+from resnorm.lab.statistics import Comparison, learned_rates, rate_sensitivity
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class Judgement:
 
 
 RULES: dict[str, Callable[..., Judgement]] = {}
+# These look at all rates of an arm together, and so at no difference between runs of one condition.
+ACROSS_RATES = ("learns_at_more_rates", "less_sensitive")
 
 
 def rule(function: Callable[..., Judgement]) -> Callable[..., Judgement]:
@@ -123,6 +125,25 @@ def interaction(study: Any, id: str, better: str, than: str, metric: str, condit
     names = [condition_name(condition) for condition in conditions]
     measured = {f"{better} minus {than}, {name}": str(gap) for name, gap in zip(names, (first, second), strict=True)}
     return Judgement(measured | {"difference": str(change)}, outcome(change, metric), side(metric))
+
+
+@rule
+def learns_at_more_rates(study: Any, id: str, better: str, than: str, metric: str, chance: float, margin: float) -> Judgement:
+    """It holds if the first arm learns at more of the rates, and a run learns if its loss is below chance by the margin."""
+    counts = learned_rates(study.values(metric), chance, margin)
+    measured = {arm: f"learns at {counts[arm]} of the rates" for arm in (better, than)}
+    note = f"Learned: {spoken(metric)} below {chance:g} by {margin:g} nats."
+    return Judgement(measured, "holds" if counts[better] > counts[than] else "does not hold", note)
+
+
+@rule
+def less_sensitive(study: Any, id: str, better: str, than: str, metric: str, chance: float, margin: float) -> Judgement:
+    """It holds if the first arm owes less of its loss to the choice of the rate; within the margin it is undecided."""
+    sensitivity = rate_sensitivity(study.values(metric), chance)
+    less = sensitivity[than] - sensitivity[better]
+    measured = {arm: round(sensitivity[arm], 2) for arm in (better, than)}
+    outcome = "undecided" if abs(less) < margin else "holds" if less > 0 else "does not hold"
+    return Judgement(measured, outcome, f"Mean over the rates of the loss above the best one, in nats. Margin: {margin:g}.")
 
 
 def minus(first: Comparison, second: Comparison) -> Comparison:

@@ -16,10 +16,10 @@ from resnorm.lab.experiment import Experiment
 from resnorm.lab.frames import frame, origin, setting, settings_columns
 from resnorm.lab.plans.checks import check_preset
 from resnorm.lab.record import Record
-from resnorm.lab.rules import RULES, Judgement, axis, condition_name, lower_is_better, points, sentence, side
+from resnorm.lab.rules import ACROSS_RATES, RULES, Judgement, axis, condition_name, lower_is_better, points, sentence, side
 from resnorm.lab.running import run_all
 from resnorm.lab.runs import Runs, committed, studies_folder
-from resnorm.lab.statistics import Comparison, ModeratedVariance, best_rates, compare, control, moderated_variance
+from resnorm.lab.statistics import Comparison, ModeratedVariance, best_rates, compare, control, hierarchical, moderated_variance
 from resnorm.lab.statistics.settings import INTERIOR
 from resnorm.lab.store import Store
 
@@ -313,7 +313,7 @@ class Study:
         gaps = {}
         for id, entry in self.contests.items():
             arms = (entry["better"], entry["than"])
-            if not all(arm in self.settings for arm in arms) or self.missing(*arms):
+            if entry["rule"] in ACROSS_RATES or not all(arm in self.settings for arm in arms) or self.missing(*arms):
                 continue
             if arms[0] == arms[1]:
                 gaps[id] = self.change(arms[0], *entry["conditions"], entry["metric"], entry.get("margin"))
@@ -322,6 +322,25 @@ class Study:
             elif "conditions" not in entry:
                 gaps[id] = self.gap(*arms, entry["metric"], entry.get("margin"), **entry.get("where", {}))
         return control(gaps)
+
+    def ranks(self, reference: str, metric: str = "test_accuracy", arms: Iterable[str] | None = None):
+        """One model of all arms (or ``arms``): a frame with a row an arm, its rank and how far it may be off, best first.
+
+        Arms whose runs scatter far more than the others' are left out: `variance(metric).unstable` names them. See
+        `resnorm.lab.hierarchical` for the columns.
+        """
+        with needed_for("tables of records"):
+            import pandas
+
+        variance = self.variance(metric)
+        steady = {arm: variance.arms[arm] for arm in arms or self.arms if arm in variance.arms and arm not in variance.unstable}
+        model = hierarchical(
+            {arm: own.mean for arm, own in steady.items()},
+            {arm: math.sqrt(own.moderated / len(own.seeds)) for arm, own in steady.items()},
+            reference,
+            larger=not lower_is_better(metric),
+        )
+        return pandas.DataFrame(model.effects).sort_values("rank", ignore_index=True)
 
     def table(self, metric: str = "test_accuracy", **where: Any):
         """A frame with a row an arm: mean, standard deviation and seeds, best first."""

@@ -55,4 +55,5 @@ def pairs(cosine: float, count: int, width: int) -> Tensor:
 
 def cosine_of(both: Tensor) -> float:
     """The mean cosine of the pairs that `pairs` drew, behind whatever they have passed. Shape: (2 count, width)."""
-    return torch.nn.functional.cosine_similarity(*both.chunk(2), dim=1).mean().item()
+    first, other = both.chunk(2)
+    return torch.nn.functional.cosine_similarity(first, other, dim=1).mean().item()

@@ -5,7 +5,7 @@ from resnorm.lab.statistics.correlation import Correlation, rank_correlation
 from resnorm.lab.statistics.counts import CalibrationBin, Proportions, brier, calibration, matched, proportions
 from resnorm.lab.statistics.families import Effect, Hierarchy, control, false_discovery, hierarchical
 from resnorm.lab.statistics.items import corpus_bleu, paired_bootstrap
-from resnorm.lab.statistics.settings import at_chance, best_rates, plateau, progress, unfinished
+from resnorm.lab.statistics.settings import at_chance, best_rates, learned_rates, plateau, progress, rate_sensitivity, unfinished
 from resnorm.lab.statistics.variance import ArmVariance, ModeratedVariance, Prior, Values, moderated_variance, variance_prior
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "detectable",
     "false_discovery",
     "hierarchical",
+    "learned_rates",
     "matched",
     "moderated_variance",
     "paired_bootstrap",
@@ -37,6 +38,7 @@ __all__ = [
     "progress",
     "proportions",
     "rank_correlation",
+    "rate_sensitivity",
     "unfinished",
     "variance_prior",
 ]

@@ -37,6 +37,26 @@ def best_rates(frame, larger: bool = True, arm: str = "arm", rate: str = "lr", v
     return pandas.DataFrame(rows)
 
 
+def learned_rates(frame, chance: float, margin: float, arm: str = "arm", value: str = "value"):
+    """Return at how many rates each arm learns, a Series: its loss there is below `chance` by the margin or more.
+
+    `frame`: as for `best_rates`, with one run a rate; a run that is not finite has not learned.
+    """
+    return (frame[value] < chance - margin).groupby(frame[arm], sort=False).sum()
+
+
+def rate_sensitivity(frame, chance: float, arm: str = "arm", value: str = "value"):
+    r"""Return how much of its loss each arm owes to the choice of the rate, a Series:
+
+    $$\operatorname{mean}_\eta \big(\min(\ell(\eta), \ell_0) - \min_\eta \ell(\eta)\big)$$
+
+    `chance`: $\ell_0$, which a run that diverged has too; `frame`: as for `best_rates`, with one run a rate.
+    Citation: wortsman2023small.
+    """
+    losses = frame[value].fillna(math.inf).clip(upper=chance).groupby(frame[arm], sort=False)
+    return losses.mean() - losses.min()
+
+
 def progress(value: float, chance: float, perfect: float) -> float:
     r"""Return how far a value has come from chance to perfect, $(v - c) / (p - c)$: 0 at chance, 1 when perfect.
 

@@ -255,6 +255,15 @@ def test_each_arm_at_its_own_best_rate_is_chosen_by_other_seeds_than_those_that_
     assert "validation split of seeds 3 and 4: 0.01 for no norm, 0.1 for weight norm (edge of the grid)." in note
 
 
+def test_what_was_tried_beside_the_plan():
+    study = lab.study("translation_en_de", "colab")
+    table = study.tried("recipe.lr", (1e-3, 2e-3, 3e-3), "validation_loss", "validation_bleu")
+    assert list(table.columns) == ["arm", "lr", "planned", "validation_loss", "validation_bleu"]
+    per_arm = table.groupby("arm").planned
+    assert (per_arm.sum() == 1).all() and (per_arm.size() > 1).all()
+    assert study.tried("recipe.lr", (1e-3,), "validation_loss").empty
+
+
 def test_two_arms_that_only_guess_have_no_winner(contests):
     study = lab.study("conv_orders")
     id = contests(chance=0.9)

@@ -153,3 +153,9 @@ def test_the_longer_training_takes_the_peaks_that_the_recorded_tuning_found():
     assert {arm: experiments[0].recipe["lr"] for arm, experiments in long.experiments.items()} == best.to_dict()
     # the first seed is a run of the tuning, and is not run twice
     assert {item.name for item in long.planned} <= {item.name for item in peaks.planned}
+
+
+def test_samples_stand_below_their_source_and_a_tick_marks_what_is_right():
+    rows = [dict(source="a|b", reference="x", translation=made) for made in ("x", "y")]
+    table = measure.samples_beside({"one": rows, "other": rows[::-1]}, count=1)
+    assert table.splitlines()[2:] == [r"| *source* | *a\|b* |", "| reference | x |", "| one ✓ | x |", "| other | y |"]

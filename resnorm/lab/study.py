@@ -358,12 +358,31 @@ class Study:
         options = {"names": names, "reference": reference, "ylabel": axis(metric)} | options
         return plots.dot_table(self.values(metric, **where), "value", "arm", **options)
 
-    def curves(self, metric: str = "loss", split: str = "train", **options: Any):
-        """The learning curves of all arms: a metric of training by step; see `resnorm.plots.curves` for ``options``."""
+    def curves(self, metric: str = "loss", split: str = "train", arms: Iterable[str] | None = None, **options: Any):
+        """The learning curves of all arms (or ``arms``): a metric by step; see `resnorm.plots.curves` for ``options``."""
         from resnorm import plots
 
         options = {"ylabel": {"train": "training"}.get(split, split) + f" {axis(metric)}"} | options
-        return plots.curves(self.frame("curves", split=split, metric=metric), "step", "value", "arm", **options)
+        frame = self.frame("curves", split=split, metric=metric, arm=list(arms or self.arms))
+        return plots.curves(frame, "step", "value", "arm", **options)
+
+    def tried(self, path: str, values: Iterable[Any], *metrics: str):
+        """The recorded runs of each arm's first experiment with one setting varied, where several were tried: a frame.
+
+        ``path``: as in `Experiment.replace`, such as ``recipe.lr``. Columns: `arm`, the setting under its own name, `planned`
+        for the value that the study has, and the ``metrics``.
+        """
+        with needed_for("tables of records"):
+            import pandas
+
+        key, rows, values = path.rpartition(".")[2], [], list(values)
+        for arm, (planned, *_) in self.experiments.items():
+            varied = [planned.replace(path, value) for value in values]
+            records = [record for experiment in varied if (record := self.store.get(experiment)) is not None]
+            for record in records if len(records) > 1 else ():
+                row = {"arm": arm, key: setting(record, path), "planned": record.experiment == planned}
+                rows.append(row | {metric: measured(record, metric) for metric in metrics})
+        return pandas.DataFrame(rows, columns=["arm", key, "planned", *metrics])
 
     def against(self, reference: str, metric: str = "test_accuracy", arms: Iterable[str] | None = None, **where: Any):
         """Every arm (or ``arms``) minus one: a frame with `arm`, `gap`, its `interval`, and both as `text`; see `gap`."""

@@ -1,5 +1,6 @@
 """Translate a split of sentence pairs and score the translations by sacreBLEU."""
 
+import re
 from typing import Any
 
 from torch import nn
@@ -69,6 +70,25 @@ def scores(translations: list[str], references: list[str]) -> dict[str, Any]:
         length_ratio=result.ratio,
         exact=right / len(references),
     )
+
+
+def samples_beside(made: dict[str, list[dict[str, str]]], count: int = 4) -> str:
+    """Return a Markdown table of the first sentences: source, reference, and what each model makes of them.
+
+    `made`: the rows of `samples` by the name of the model. A tick marks a translation that is its reference.
+    """
+    lines = ["| | sentence |", "|---|---|"]
+    for rows in list(zip(*made.values(), strict=True))[:count]:
+        lines += [f"| *source* | *{_plain(rows[0]['source'])}* |", f"| reference | {_plain(rows[0]['reference'])} |"]
+        for name, row in zip(made, rows, strict=True):
+            tick = " ✓" if row["translation"] == row["reference"] else ""
+            lines.append(f"| {name}{tick} | {_plain(row['translation'])} |")
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """No sign of a sentence means anything to the page."""
+    return re.sub(r"([\\|$*_<`\[])", r"\\\1", text)
 
 
 def _sentences(data: DataSet, split: str, count: int | None = None) -> tuple[list[str], list[str]]:

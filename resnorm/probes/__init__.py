@@ -16,6 +16,7 @@ from resnorm.probes.random_streams import cosine_of, pairs, random_streams
 from resnorm.probes.rank import rank_residual
 from resnorm.probes.reads import reads
 from resnorm.probes.scores import accuracy, batch_noise, batch_statistics
+from resnorm.probes.sharpness import sharpness
 from resnorm.probes.spelling import last_norm, respelled, spelling
 from resnorm.probes.stages import second_skip, within_stages
 from resnorm.probes.stored import parameter_count, stored_bytes
@@ -56,6 +57,7 @@ __all__ = [
     "reads",
     "respelled",
     "second_skip",
+    "sharpness",
     "shift_and_roughness",
     "skip_share",
     "spelling",

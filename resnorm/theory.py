@@ -279,3 +279,44 @@ def activation_gains(activation: Callable[[Tensor], Tensor], scale: float = 1.0)
         (slope,) = torch.autograd.grad(value.sum(), h)
     forward, backward = (torch.trapezoid(part.detach() ** 2 * density, z).item() for part in (value, scale * slope))
     return forward, backward
+
+
+def first_loss(square: float, classes: int) -> dict[str, float]:
+    r"""The loss over V classes before training, of logits $s z_i$ with $z_i \sim N(0, 1)$: `linear`, `bound`, and `loss`.
+
+    $$\operatorname{E} \ln \sum_i e^{s z_i} \approx \ln V + \tfrac{s^2}{2} \ \text{for}\ s < \sqrt{2 \ln V}, \qquad
+    \lesssim s \sqrt{2 \ln V} \ \text{beyond}$$
+
+    Beyond the border the largest logit alone decides. `square`: $s^2$, as $1 + L$ behind L blocks of Pre-Norm without a last
+    norm. Raises `ValueError` for a negative square or fewer than two classes. Citation: derrida1981random.
+    """
+    if square < 0 or classes < 2:
+        raise ValueError(f"square={square!r}, classes={classes!r}; allowed: 0 or more, and 2 classes or more")
+    linear, bound = math.log(classes) + square / 2, math.sqrt(2 * square * math.log(classes))
+    return {"linear": linear, "bound": bound, "loss": linear if square < 2 * math.log(classes) else bound}
+
+
+def predict_convolutions(word: str, depth: int) -> list[dict[str, float]]:
+    r"""Predict a stack of `Cnra` or `Crna` with ReLU at initialisation, for an input of RMS 1, one row a block as `predict`.
+
+    With $k = \tfrac12 - \tfrac1{2\pi}$, the variance of ReLU of a normal variable:
+    $$\texttt{Cnra}:\ \operatorname{E} x_l^2 = 1 + k l + \tfrac{l^2}{2\pi},\ \text{gradient}^2\ 1 + \tfrac{1/2}{1 + k l}; \qquad
+    \texttt{Crna}:\ \operatorname{E} x_l^2 = 1 + l,\ \text{gradient}^2\ 1 + \tfrac{1/(2k)}{1 + l}$$
+    Rows hold `block`, `forward_rms` and `gradient`, relative to the last block's. Raises `ValueError` for another word.
+    """
+    variance = 1 / 2 - 1 / (2 * math.pi)
+    if word == "Cnra":
+        added, mean, returned = variance, 1 / (2 * math.pi), 1 / 2
+    elif word == "Crna":
+        added, mean, returned = 1.0, 0.0, 1 / (2 * variance)
+    else:
+        raise ValueError(f"word={word!r}; allowed: Cnra, Crna")
+    factors = [1 + returned / (1 + added * block) for block in range(depth)]
+    return [
+        {
+            "block": block,
+            "forward_rms": math.sqrt(1 + added * block + mean * block**2),
+            "gradient": math.sqrt(math.prod(factors[block:])),
+        }
+        for block in range(depth + 1)
+    ]

@@ -245,3 +245,31 @@ def test_one_more_step_of_a_recursive_skip_weighs_the_stream_by_the_gain_between
     assert probes.skip_share(x, block(x)) == pytest.approx(theory.next_skip_share(1.0, 4.0), rel=0.05)
     with pytest.raises(ValueError, match="weight=-1"):
         theory.next_skip_share(1.0, -1)
+
+
+def test_the_first_loss_is_linear_below_the_border_and_stays_under_its_bound_beyond():
+    torch.manual_seed(0)
+    drawn = {square: torch.logsumexp(square**0.5 * torch.randn(4000, 1000), dim=1).mean().item() for square in (1, 9, 49)}
+    for square in (1, 9):
+        assert theory.first_loss(square, 1000)["loss"] == pytest.approx(drawn[square], rel=0.05)
+    law = theory.first_loss(49, 1000)
+    assert 0.8 * law["bound"] < drawn[49] < law["bound"] == law["loss"] < 0.85 * law["linear"]
+    with pytest.raises(ValueError, match="square=-1"):
+        theory.first_loss(-1, 1000)
+
+
+@pytest.mark.parametrize("word", ["Cnra", "Crna"])
+def test_the_order_behind_a_convolution(word):
+    torch.manual_seed(0)
+
+    def convolve(width):
+        return torch.nn.Conv2d(width, width, 3, 1, 1, padding_mode="circular", bias=False)
+
+    stack = Stack([Block(word, 32, C=convolve, n="batch") for _ in range(8)])
+    for convolution in stack.parts("C"):
+        torch.nn.init.kaiming_normal_(convolution.weight)
+    rows, law = probes.propagation(stack, torch.randn(8, 32, 12, 12)), theory.predict_convolutions(word, 8)
+    for name in ("forward_rms", "gradient"):
+        assert [row[name] for row in rows] == pytest.approx([row[name] for row in law], rel=0.1), name
+    with pytest.raises(ValueError, match="allowed: Cnra, Crna"):
+        theory.predict_convolutions("nCa", 8)

@@ -23,8 +23,9 @@ the value itself, through a norm. A merge inside a part merges with the skip fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -523,3 +524,12 @@ def draw(word: str, notation: dict[int, dict[str, str]] | None = None) -> drawin
             elements.append(x := segment.mark.draw(x, first, {}))
         elements += [step.draw(x, first, notation or {}) for step in segment.steps]
     return drawing.diagram(elements, description=f"Block diagram of the word {word}: {equation(word, notation=notation)}")
+
+
+def draw_blocks(blocks: Mapping[str, Block]) -> drawing.Svg:
+    """Draw blocks one below the other, each below its name, its word and its equation."""
+    parts = (
+        f"<p><b>{escape(name)}</b> <code>{escape(block.word)}</code> y = {escape(block.equation())}<br>{block.draw()}</p>"
+        for name, block in blocks.items()
+    )
+    return drawing.Svg("".join(parts))

@@ -19,6 +19,7 @@ from resnorm.words import (
     Tied,
     WordError,
     draw,
+    draw_blocks,
     ends_in_merge,
     equation,
     parse,
@@ -546,3 +547,10 @@ def test_random_valid_words_compile_whole(word):
     x = torch.randn(4, WIDTH)
     torch._dynamo.reset()
     torch.testing.assert_close(torch.compile(block, fullgraph=True, backend="eager")(x), block(x))
+
+
+def test_blocks_are_drawn_below_their_names():
+    blocks = {"Pre & Post": Block("nFan", 4, F=lambda width: nn.Linear(width, width), n="layer")}
+    shown = draw_blocks(blocks | {"other": Block("F", 4, F=lambda width: nn.Linear(width, width))})
+    assert shown.count("<svg") == 2 and shown.index("Pre &amp; Post") < shown.index("<b>other</b>")
+    assert f"<code>nFan</code> y = {blocks['Pre & Post'].equation()}<br>" in shown

@@ -50,3 +50,9 @@ def test_a_line_is_fitted_to_every_group():
     assert lab.slopes(table, "x", "y", ["seed"]).to_dict() == {0: 2.0, 1: -0.5}
     with pytest.raises(ValueError, match="a line needs two values of x or more; .* has 1"):
         lab.slopes(table.assign(x=1), "x", "y", ["word"])
+
+
+def test_a_law_of_known_shape_takes_its_size_from_the_data():
+    law = pandas.DataFrame({"word": list("aabb"), "x": [1, 2, 1, 2], "y": [1.0, 3.0, 1.0, 1.0]})
+    table = law.assign(y=[4.0, 12.0, 5.0, 7.0])
+    assert lab.scaled_law(law, pandas.concat([table, table]), "y", "word").y.tolist() == [4, 12, 6, 6]

@@ -42,7 +42,7 @@ from resnorm.lab.statistics import (
 )
 from resnorm.lab.store import Store, benchmark
 from resnorm.lab.study import Study, pack, plan, studies, study
-from resnorm.lab.tabulate import distance_from_law, slopes, tabulate
+from resnorm.lab.tabulate import distance_from_law, scaled_law, slopes, tabulate
 
 __all__ = [
     "PRESETS",
@@ -98,6 +98,7 @@ __all__ = [
     "recorded",
     "run",
     "run_all",
+    "scaled_law",
     "slopes",
     "source_hash",
     "studies",

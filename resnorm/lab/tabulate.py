@@ -49,6 +49,15 @@ def distance_from_law(table, law, y: str, by: Sequence[str]) -> float:
     return float((ratio - 1).abs().max())
 
 
+def scaled_law(law, table, y: str, by: str):
+    """Return a law whose shape alone is predicted, times one constant for each value of ``by``, which the data give.
+
+    The constant makes the means of the column ``y`` equal in both frames, at the same points of each.
+    """
+    constant = table.groupby(by)[y].mean() / law.groupby(by)[y].mean()
+    return law.assign(**{y: law[y] * law[by].map(constant)})
+
+
 def slopes(table, x: str, y: str, by: Sequence[str]):
     """Fit a line to each group of rows, $y = a + b x$, and return b by group.
 

@@ -3,9 +3,7 @@
 import ast
 import os
 import re
-import tomllib
 from collections.abc import Iterable
-from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
@@ -95,9 +93,7 @@ def faults(project: Project, chapter: str) -> list[str]:
         found.append(f"its name {chapter!r} is not lower-case words joined by underscores; rename the file")
     if chapter not in project.chapters:
         found.append(f"_toc.yml does not list it; add `- file: notebooks/{chapter}` where it is to be read")
-    found += [*_title(notebook), *_install(notebook), *_parameters(notebook), *_prose(notebook, project)]
-    if chapter not in unfinished(project):
-        found += _form(notebook)
+    found += [*_title(notebook), *_install(notebook), *_parameters(notebook), *_prose(notebook, project), *_form(notebook)]
     studies = _judged(notebook)
     expected = [
         claim["id"]
@@ -188,12 +184,6 @@ def unnamed(notebook: NotebookNode, ids: Iterable[str]) -> list[str]:
 LINES, WIDTH, HIDDEN = 20, 88, 0.25
 
 
-def unfinished(project: Project) -> set[str]:
-    """The chapters that pyproject.toml exempts from the form, as it does from ruff: a list that only shrinks."""
-    tools = tomllib.loads((project.root / "pyproject.toml").read_text(encoding="utf-8")).get("tool", {})
-    return {Path(path).stem for path in tools.get("ruff", {}).get("extend-exclude", ())}
-
-
 def _form(notebook: NotebookNode) -> list[str]:
     """Cells that a reader cannot take in: too long, too wide, or hidden."""
     found, counts = [], {True: 0, False: 0}
@@ -216,9 +206,9 @@ def _form(notebook: NotebookNode) -> list[str]:
 
 
 def repeated(project: Project) -> dict[str, list[str]]:
-    """The helpers that two finished chapters define under one name, and where: they belong into the package."""
+    """The helpers that two chapters define under one name, and where: they belong into the package."""
     where: dict[str, list[str]] = {}
-    for chapter in sorted(set(project.chapters) - unfinished(project)):
+    for chapter in project.chapters:
         trees = (syntax(cell.source) for cell in _code(read(project.root / "notebooks" / f"{chapter}.ipynb").cells))
         for name in {part.name for tree in trees if tree for part in tree.body if isinstance(part, ast.FunctionDef)}:
             where.setdefault(name, []).append(chapter)

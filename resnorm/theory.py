@@ -20,7 +20,7 @@ Citations: he2016identity (the product of skip scalars), xiong2020layer (Pre- an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -201,6 +201,23 @@ def cosines(shares: Iterable[float], slope: float = 1.0, cosine: float = 0.0) ->
     for share in shares:
         values.append(values[-1] + share * (slope * arc_cosine(values[-1]) + 1 - slope - values[-1]))
     return values
+
+
+def passage(words: Mapping[str, tuple[str, float]], depth: int, constant: float = 0.0) -> list[dict[str, Any]]:
+    r"""Predict how signal, gradient and the angle of two inputs pass stacks of several words: a row a word and block, tidy.
+
+    `words`: by name, a word and the gain of its branches; `constant`: the part of a branch's variance that is the same for
+    all inputs, of which the gradient here knows nothing. Columns: `word`, the name; `block`; `forward_rms` and `gradient` as
+    in `predict`; `share` as in `branch_shares` (NaN for block 0); `distance`, 1 minus the cosine of inputs at a right angle.
+    """
+    rows = []
+    for name, (word, gain) in words.items():
+        shares = branch_shares(word, depth, gain=gain)
+        predicted = zip(predict(word, depth, gain=gain), [math.nan, *shares], cosines(shares, 1 - constant), strict=True)
+        for row, share, cosine in predicted:
+            sizes = {quantity: row[quantity] for quantity in ("block", "forward_rms", "gradient")}
+            rows.append({"word": name, **sizes, "share": share, "distance": 1 - cosine})
+    return rows
 
 
 def path_lengths(word: str, depth: int) -> list[float]:

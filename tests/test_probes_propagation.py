@@ -96,3 +96,10 @@ def test_the_last_layers_gradient_falls_in_pre_norm_alone():
         return values[1] / values[0]
 
     assert ratio("Aan Man") == pytest.approx(1, abs=0.15) and ratio("nAa nMa") == pytest.approx((2.5 / 25) ** 0.5, abs=0.1)
+
+
+def test_the_streams_are_those_between_the_blocks():
+    stack, x = random_stack("nFa", 2, 8, last="layer"), torch.randn(3, 8)
+    start, middle, end = probes.streams_of(stack, x)
+    assert torch.equal(start, x) and torch.equal(middle, stack.blocks[0](x)) and torch.equal(stack.last(end), stack(x))
+    assert not end.requires_grad

@@ -42,3 +42,23 @@ def test_two_inputs_become_alike_as_the_shares_say():
     *_, end = probes.random_streams({"pre": ("nFa", 1.0)}, 12, probes.pairs(0.0, 32, 512))
     law = theory.cosines(theory.branch_shares("nFa", 12))[-1]
     assert probes.cosine_of(end["pre"]) == pytest.approx(law, abs=0.05) and math.isfinite(law)
+
+
+def test_signal_gradient_and_share_follow_the_laws_and_the_gradient_is_that_of_each_blocks_own_weights():
+    torch.manual_seed(0)
+    words = {"pre": ("nFa", 1.0), "small": ("Fa", 0.5), "post": ("Fan", 1.0)}
+    rows = probes.random_passage(words, 6, 512, constant=0.2)
+    laws = theory.passage(words, 6, constant=0.2)
+    assert [row["block"] for row in rows] == 3 * list(range(7)) and [row.keys() for row in rows] == [law.keys() for law in laws]
+    assert [row["word"] for row in rows] == [law["word"] for law in laws]
+    # What is the same for all inputs brings no gradient back: a fifth of the branch's part is missing in it.
+    for quantity in ("forward_rms", "share", "distance"):
+        assert [row[quantity] for row in rows] == pytest.approx([law[quantity] for law in laws], rel=0.15, nan_ok=True)
+    rows, laws = probes.random_passage(words, 6, 512), theory.passage(words, 6)
+    assert [row["gradient"] for row in rows] == pytest.approx([law["gradient"] for law in laws], rel=0.1)
+    # Without a kink on its way a block is linear in x, so by Euler the gradient along x is the output itself.
+    torch.manual_seed(1)
+    x, g = torch.randn(2, 4, 16, dtype=torch.float64)
+    *_, end = probes.random_streams({"small": ("Fa", 0.5)}, 5, x.requires_grad_())
+    (gradient,) = torch.autograd.grad((end["small"] * g).sum(), x)
+    assert (gradient * x).sum().item() == pytest.approx((end["small"] * g).sum().item())

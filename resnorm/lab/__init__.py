@@ -1,7 +1,6 @@
 """Experiments and what came out of them: description, record, store, runs, studies and what they decide."""
 
 from resnorm.claims import mean_and_deviation
-from resnorm.lab.differences import Difference, difference
 from resnorm.lab.experiment import Experiment, sweep
 from resnorm.lab.frames import frame, label, origin, summary
 from resnorm.lab.plans.checks import PRESETS, check_lambdas, check_orders, check_preset, check_seeds
@@ -50,7 +49,6 @@ __all__ = [
     "CalibrationBin",
     "Comparison",
     "Correlation",
-    "Difference",
     "Effect",
     "Experiment",
     "Hierarchy",
@@ -75,7 +73,6 @@ __all__ = [
     "control",
     "corpus_bleu",
     "detectable",
-    "difference",
     "distance_from_law",
     "estimate",
     "false_discovery",

@@ -4,7 +4,7 @@ from resnorm.norms.checking import evaluating
 from resnorm.probes.affine import affine_maps
 from resnorm.probes.agreement import agreement, largest_difference
 from resnorm.probes.batches import batch_errors, variance_of_image_means
-from resnorm.probes.blocks import blocks_of, measure, measure_in_parts, skip_share
+from resnorm.probes.blocks import blocks_of, measure, measure_in_parts, skip_share, streams_of
 from resnorm.probes.contrast import contrast
 from resnorm.probes.costs import memory_passes, times
 from resnorm.probes.covariate_shift import covariate_shift, gradient_steps, shift_and_roughness
@@ -12,7 +12,7 @@ from resnorm.probes.examples import example_gradients, last_layer_gradient
 from resnorm.probes.landscape import landscape, landscape_plane
 from resnorm.probes.lesions import lesions
 from resnorm.probes.propagation import alignment, branch_gains, propagation
-from resnorm.probes.random_streams import cosine_of, pairs, random_streams
+from resnorm.probes.random_streams import cosine_of, pairs, random_passage, random_streams
 from resnorm.probes.rank import rank_residual
 from resnorm.probes.reads import reads
 from resnorm.probes.scores import accuracy, batch_noise, batch_statistics
@@ -52,6 +52,7 @@ __all__ = [
     "pairs",
     "parameter_count",
     "propagation",
+    "random_passage",
     "random_streams",
     "rank_residual",
     "reads",
@@ -62,6 +63,7 @@ __all__ = [
     "skip_share",
     "spelling",
     "stored_bytes",
+    "streams_of",
     "times",
     "variance_of_image_means",
     "within_stages",

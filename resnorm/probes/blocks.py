@@ -144,6 +144,14 @@ def watching(model: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
             hook.remove()
 
 
+@torch.no_grad()
+def streams_of(model: nn.Module, x: Tensor, **inputs: Any) -> list[Tensor]:
+    """Run the model and return the streams $x_0, ..., x_L$ that pass its blocks, without gradients; see `watching`."""
+    with watching(model) as streams_seen:
+        model(x, **inputs)
+        return streams_seen()
+
+
 def skip_share(x: Tensor, y: Tensor) -> float | None:
     r"""The ratio of the part of y along x to the part across it: $\cot \angle(x, y)$, from the mean angle over samples.
 

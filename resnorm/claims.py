@@ -12,6 +12,7 @@ import math
 import os
 import re
 import statistics
+import string
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -221,7 +222,10 @@ def _check_entry(entry: Any, file: str) -> None:
 
 
 def cite(source: str) -> str:
-    """Return "Ba et al. (2016)" for a citation key of ``book/references.bib``; any other text as it is."""
+    """Return "Ba et al. (2016)" for a citation key of ``book/references.bib``; any other text as it is.
+
+    Where several sources would read alike, the year has a letter, in the file's order: "He et al. (2016a)".
+    """
     return _citations().get(source, source)
 
 
@@ -239,6 +243,12 @@ def _citations() -> dict[str, str]:
             people = [_surname(person) for person in author[1].split(" and ")]
             names = " and ".join(people) if len(people) <= 2 else f"{people[0]} et al."
             found[key] = f"{names} ({year[1]})"
+    alike: dict[str, list[str]] = {}
+    for key, label in found.items():
+        alike.setdefault(label, []).append(key)
+    for label, keys in alike.items():
+        for key, letter in zip(keys, string.ascii_lowercase, strict=False) if len(keys) > 1 else ():
+            found[key] = f"{label[:-1]}{letter})"
     return found
 
 

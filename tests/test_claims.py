@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -165,8 +166,24 @@ def test_the_books_own_claims_are_in_order():
         assert (ROOT / "notebooks" / f"{entry['chapter']}.ipynb").exists() or entry["expected"] == "not yet measured"
 
 
+def test_links_of_chapters_call_a_source_as_the_cards_do():
+    """Of those whose name and year another source has, too."""
+    labels = {key: claims.cite(key) for key in claims._citations()}
+    lettered = {key: label for key, label in labels.items() if label[-2].isalpha()}
+    text = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
+    entries = re.findall(r"^@\w+\{(\w+),(.*?)^\}", text, flags=re.MULTILINE | re.DOTALL)
+    urls = {found[1]: key for key, body in entries if (found := re.search(r"url = \{(.*?)\}", body))}
+    for page in [*(ROOT / "notebooks").glob("*.ipynb"), *(ROOT / "book").glob("*.md")]:
+        for label, url in re.findall(r"\[([^\[\]]+, \d{4}[a-z]?)\]\((https?://[^)\s]+)\)", page.read_text(encoding="utf-8")):
+            if (key := urls.get(url)) in lettered:
+                assert label == lettered[key].replace(" (", ", ").rstrip(")"), f"{page.name}: {label} is {lettered[key]}"
+
+
 def test_citations_read_as_names_and_years():
     assert claims.cite("ba2016layer") == "Ba et al. (2016)"
     assert claims.cite("ioffe2015batch") == "Ioffe and Szegedy (2015)"
     assert claims.cite("a blog post") == "a blog post"
+    assert claims.cite("he2016deep") == "He et al. (2016a)" and claims.cite("he2016identity") == "He et al. (2016b)"
+    labels = list(claims._citations().values())
+    assert len(set(labels)) == len(labels)
     assert len(claims._citations()) == (ROOT / "book" / "references.bib").read_text().count("\n@")

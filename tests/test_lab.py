@@ -657,7 +657,8 @@ def test_every_plan_has_every_preset_and_distinct_experiments(name, preset):
     five_seeds = ("order_stability", "warm_up_repairs", "weight_norm")
     assert seeds == ({0} if name in one_seed else {0, 1, 2, 3, 4} if name in five_seeds else {0, 1, 2})
     # a thousand blocks, or rates to their end, are much, and an example of every step is one of few: their data are little
-    bundled = preset == "smoke" or name in ("thousand_blocks", "degradation_rates", "mlp_rates", "stream_sizes")
+    little = ("thousand_blocks", "degradation_rates", "mlp_rates", "stream_sizes")
+    bundled = preset == "smoke" or name in little or (name in five_seeds and preset != "paper")
     small = {"digits", "characters", "masked_characters", "number_pairs"}
     real = {"cifar10", "tiny_shakespeare", "masked_shakespeare", "multi30k", "en_vi", "iwslt15_en_vi", "wmt14_en_de"}
     assert {item.task["name"] for item in experiments} <= (small if bundled else real) | {"number_words"}

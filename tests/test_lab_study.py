@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -71,6 +72,9 @@ def test_an_arm_without_runs_is_not_yet_measured_and_touches_nobody_else(studies
     card = study.judge(ids[0])
     assert card.verdict == "not yet measured" and card.note == say
     assert study.judge(ids[1]).verdict == "undecided"
+    with pytest.raises(ValueError, match=re.escape(say)):
+        study.gap("LayerScale", "ResNet v1")
+    assert "LayerScale" not in list(study.against("ResNet v1").arm)
     assert "LayerScale" not in study.table().index and "LayerScale" not in study.figure("test_error").alt
 
 

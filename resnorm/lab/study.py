@@ -230,13 +230,16 @@ class Study:
         """Compare two arms, `first` minus `second`, seed by seed, with the variance of all arms of the study.
 
         ``where``: settings that single out one condition, such as ``depth=56``. ``margin``: a difference that does not
-        matter. Raises ValueError where a condition is not one: an arm has then several runs of one seed.
+        matter. Raises ValueError where an arm has no run, or several of one seed because ``where`` leaves more than one condition.
         """
         self._check((first, second))
         scale, unit = points(metric)
         table = {
             arm: {seed: scale * value for seed, value in seeds.items()} for arm, seeds in self.by_seed(metric, **where).items()
         }
+        for arm in (first, second):
+            if arm not in table:
+                raise ValueError(self.lacking(arm) or f"no run of {arm!r} has a finite {metric}")
         return compare(table, first, second, unit=unit, margin=margin)
 
     def gap_at_best_rates(

@@ -46,7 +46,7 @@ def frame(records: list[Record], kind: str = "metrics", arms: dict[str, str] | N
     if kind not in (*KINDS, *MEASUREMENTS):
         raise ValueError(f"kind is {kind!r}; allowed: {', '.join((*KINDS, *MEASUREMENTS))}")
     columns = settings_columns(records)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for record in records:
         described = {column: setting(record, path) for column, path in columns.items()}
         names = {"experiment": record.experiment.name, "label": label(record.experiment)}
@@ -178,7 +178,8 @@ def origin(records: list[Record], planned: list[Experiment] | None = None) -> st
 
     ``planned``: the experiments that should be there. Returns one line of Markdown without a single result in it.
     """
-    missing = len(planned) - len(records) if planned else 0
+    planned = planned or []
+    missing = max(0, len(planned) - len(records))
     wanted = f"; {missing} of {len(planned)} runs are not recorded yet: `python -m resnorm missing` lists them" if missing else ""
     if not records:
         return f"No runs are recorded{wanted}."

@@ -96,6 +96,7 @@ def _plan_of(name: str) -> Path:
 @functools.cache
 def _module(path: Path) -> ModuleType:
     description = importlib.util.spec_from_file_location(f"resnorm.studies.{path.parent.name}.plan", path)
+    assert description is not None and description.loader is not None
     module = importlib.util.module_from_spec(description)
     description.loader.exec_module(module)
     return module
@@ -319,7 +320,8 @@ class Study:
             if entry["rule"] in ACROSS_RATES or not all(arm in self.settings for arm in arms) or self.missing(*arms):
                 continue
             if arms[0] == arms[1]:
-                gaps[id] = self.change(arms[0], *entry["conditions"], entry["metric"], entry.get("margin"))
+                first, second = entry["conditions"]
+                gaps[id] = self.change(arms[0], first, second, entry["metric"], entry.get("margin"))
             elif "tuning" in entry:
                 gaps[id] = self.gap_at_best_rates(*arms, entry["metric"], entry.get("margin"), entry["tuning"])
             elif "conditions" not in entry:

@@ -7,7 +7,7 @@ from resnorm.lab.plans.checks import check_lambdas, check_orders, check_seeds
 
 # The optimiser settings of He et al. [he2016deep; he2016identity], in every preset.
 SGD = dict(optimizer="sgd", momentum=0.9, nesterov=False, weight_decay=1e-4)
-SIZES = {
+SIZES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "smoke": (
         dict(name="digits"),
         dict(width=8),
@@ -53,7 +53,7 @@ SIZES = {
 }
 # Plans with deep networks or many variants are smaller: half of the images on two cores, a quarter on a T4, and on a
 # large GPU a schedule of 40 epochs in place of the paper's 182.
-MANY = {
+MANY: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "cpu": (dict(subset=5000), dict(epochs=5)),
     "colab": (dict(subset=5000), dict(epochs=5)),
     "paper": (dict(), dict(epochs=40, schedule="one_cycle", probe_every=1000)),

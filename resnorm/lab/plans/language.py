@@ -25,9 +25,9 @@ def stability(
     """One placement at every warm-up, depth and learning rate with every seed; the size's own where none are given."""
     optimizer = dict(optimizer="adamw", weight_decay=0.01, schedule="cosine")
     base = Experiment(task, dict(name="transformer_lm", **model, **arm), optimizer | recipe)
-    grid = {
+    grid: dict[str, list[Any]] = {
         "seed": check_seeds(seeds),
-        "recipe.warmup": warmups,
+        "recipe.warmup": list(warmups),
         "model.depth": integers("depths", own_depths if depths is None else depths, least=1),
         "recipe.lr": positive("lrs", own_lrs if lrs is None else lrs),
     }

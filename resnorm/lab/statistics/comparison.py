@@ -111,7 +111,7 @@ class Comparison:
             return f"{text}; not tested here: {self.untested}"
         if self.outcome == "equivalent":
             return f"{text}; equivalent within {self.margin:g}"
-        if self.outcome == "undecided" and self.p_value <= self.level:
+        if self.outcome == "undecided" and self.p_value <= self.level and self.q_values:
             return f"{text}; undecided in its family of comparisons (q = {self.q_values[0]:.2g})"
         if self.outcome == "undecided" and self.measurable:
             return f"{text}; undecided, {self.detectable:.2g} would have been found (80 % power)"

@@ -199,10 +199,27 @@ def _form(notebook: NotebookNode) -> list[str]:
         wide = [place for place, line in enumerate(lines, start=1) if len(line) > WIDTH]
         if wide:
             found.append(f"cell {number}, line {wide[0]} is wider than the page; break it at {WIDTH} characters")
+        if _figures(cell.source) > 1:
+            found.append(f"cell {number} shows several figures; one a cell, each with its alt text")
     share = counts[True] / max(1, counts[True] + counts[False])
     if share > HIDDEN:
         found.append(f"{share:.0%} of its code is hidden; show it or move it into the package: {HIDDEN:.0%} at most")
     return found
+
+
+def _figures(source: str) -> int:
+    """How many figures a cell shows, as far as its code tells: a loop counts as two, a choice as the larger."""
+
+    def shown(node: ast.AST, times: int = 1) -> int:
+        if isinstance(node, (ast.For, ast.While)):
+            times = 2
+        if isinstance(node, ast.If):
+            return max(sum(shown(child, times) for child in branch) for branch in (node.body, node.orelse))
+        call = isinstance(node, ast.Call) and ast.unparse(node.func) == "plots.show"
+        return times * call + sum(shown(child, times) for child in ast.iter_child_nodes(node))
+
+    tree = syntax(source)
+    return shown(tree) if tree is not None else 0
 
 
 def repeated(project: Project) -> dict[str, list[str]]:

@@ -135,6 +135,8 @@ def test_each_fault_of_a_chapter_is_found(project, change, pattern):  # noqa: F8
     [
         (new_code_cell("\n".join(f"x{number} = {number}" for number in range(21))), "has 21 lines of code, 20 at most; split it"),
         (new_code_cell("x = 1" + " + 1" * 30), "line 1 is wider than the page; break it at 88"),
+        (new_code_cell("plots.show(a)\nplots.show(b)"), "shows several figures; one a cell"),
+        (new_code_cell("for x in y:\n    plots.show(x)"), "shows several figures; one a cell"),
         (new_code_cell("\n".join(["x = 1"] * 20), metadata={"tags": ["hide-input"]}), "% of its code is hidden"),
     ],
 )
@@ -198,6 +200,11 @@ def test_prose_gives_no_verdict():
 
 
 # -------------------------------------------------------------------------------- a new chapter
+
+
+def test_of_two_figures_that_exclude_each_other_a_cell_shows_one():
+    assert notebooks._figures("if a:\n    plots.show(b)\nelse:\n    plots.show(c)") == 1
+    assert notebooks._figures("plots.show(a)\nif b:\n    plots.show(c)") == 2
 
 
 def test_a_new_chapter_passes_every_check_and_runs(project):  # noqa: F811

@@ -75,7 +75,7 @@ def random_passage(
 
 
 @torch.no_grad()
-def _draw(branch: nn.Module, constant: float) -> None:
+def _draw(branch: Any, constant: float) -> None:
     # New tensors, not new values: the gradient of the blocks before still needs the old ones.
     for layer in (branch.hidden, branch.output):
         layer.weight = nn.Parameter(torch.empty_like(layer.weight), requires_grad=False)

@@ -32,6 +32,7 @@ def section(cards: list[Card], folder: Path) -> list[str]:
         forecasts, outcomes = [card.forecast or 0.0 for card in resolved], list(map(_came_true, resolved))
         parts += [
             f"![{_draw(forecasts, outcomes, folder / FIGURE)}]({FIGURE})",
+            "The number at a point says how many forecasts it stands for. "
             f"The Brier score of {len(resolved)} forecasts is {brier(forecasts, outcomes):.2f} {{cite:p}}`brier1950verification`: "
             "0 is perfect, and always saying fifty-fifty gives 0.25.",
         ]

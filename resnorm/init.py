@@ -231,7 +231,7 @@ def admin(model: nn.Module, *inputs: Tensor) -> None:
         branch = merge.forward(h, x) - skip
         omega[stack_of[merge]] = (skip.var(correction=0) + branch.var(correction=0)).sqrt()
 
-    _watched(model, inputs, dict.fromkeys(stack_of, set_skip))
+    _watched(model, inputs, stack_of, set_skip)
 
 
 @torch.no_grad()
@@ -263,12 +263,12 @@ def from_data(model: nn.Module, *inputs: Tensor) -> None:
         if bias is not None:
             bias.copy_(-mean * scale)
 
-    _watched(model, inputs, dict.fromkeys(convolutions, start))
+    _watched(model, inputs, convolutions, start)
 
 
-def _watched(model: nn.Module, inputs: tuple[Tensor, ...], hooks: dict[nn.Module, Callable]) -> None:
-    """Call a model with a hook before each of some modules; buffers and the random state stay as they were."""
-    handles = [module.register_forward_pre_hook(hook) for module, hook in hooks.items()]
+def _watched(model: nn.Module, inputs: tuple[Tensor, ...], modules: Iterable[nn.Module], hook: Callable[..., None]) -> None:
+    """Call a model with a hook before each of these modules; buffers and the random state stay as they were."""
+    handles = [module.register_forward_pre_hook(hook) for module in modules]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         with torch.random.fork_rng({tensor.device for tensor in inputs if tensor.is_cuda}):

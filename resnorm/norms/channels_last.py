@@ -80,9 +80,8 @@ class _GroupNorm(torch.autograd.Function):
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, statistics = ctx.saved_tensors
         of_x, _, of_weight, of_bias, _ = ctx.needs_input_grad
-        if (
-            torch.is_grad_enabled() or torch.compiler.is_compiling() or not _plain(gradient)
-        ):  # recorded, for a second derivative, or one of many
+        # Recorded, for a second derivative, or one of many.
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _plain(gradient):
             dx, dweight, dbias = _written(gradient, x, ctx.groups, weight, ctx.eps)
         else:
             dx = torch.empty(x.shape, memory_format=LAST[x.dim()]) if of_x else None  # type: ignore[assignment]

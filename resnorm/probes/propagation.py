@@ -43,7 +43,7 @@ def branch_gains(model: nn.Module, x: Tensor, loss: Callable[[Any], Tensor] | No
     hooks = []
     for number, block in enumerate(blocks_of(model), start=1):
         for letter in sorted(set(block.word) & set(BRANCHES)) if isinstance(block, Block) else ():
-            for branch in block.parts(letter) if isinstance(block, Block) else ():
+            for branch in block.parts(letter):
                 hooks.append(branch.register_forward_hook(_keep(passed, number, letter)))
     if not hooks:
         raise ValueError(f"no block of this {type(model).__name__} is made of a word with a branch")

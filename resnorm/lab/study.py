@@ -215,17 +215,7 @@ class Study:
 
     def by_seed(self, metric: str = "test_accuracy", **where: Any) -> dict[str, dict[int, float]]:
         """The finite values of a metric by arm and seed. Raises ValueError where an arm has several runs of one seed."""
-        values = self.values(metric, **where)
-        table: dict[str, dict[int, float]] = {}
-        for row in values.to_dict("records"):
-            seeds = table.setdefault(row["arm"], {})
-            if row["seed"] in seeds:
-                fixed = ("arm", "seed", "status", "value")
-                varied = [name for name in values if name not in fixed and values[name].astype(str).nunique() > 1]
-                raise ValueError(f"{row['arm']!r} has several runs of seed {row['seed']}: name a value of {' or '.join(varied)}")
-            if math.isfinite(row["value"]):
-                seeds[row["seed"]] = row["value"]
-        return {arm: seeds for arm, seeds in table.items() if seeds}
+        return _by_seed(self.values(metric, **where))
 
     def gap(self, first: str, second: str, metric: str = "test_accuracy", margin: float | None = None, **where: Any) -> Comparison:
         """Compare two arms, `first` minus `second`, seed by seed, with the variance of all arms of the study.
@@ -234,14 +224,11 @@ class Study:
         matter. Raises ValueError where an arm has no run, or several of one seed because ``where`` leaves more than one condition.
         """
         self._check((first, second))
-        scale, unit = points(metric)
-        table = {
-            arm: {seed: scale * value for seed, value in seeds.items()} for arm, seeds in self.by_seed(metric, **where).items()
-        }
+        table = self.by_seed(metric, **where)
         for arm in (first, second):
             if arm not in table:
                 raise ValueError(self.lacking(arm) or f"no run of {arm!r} has a finite {metric}")
-        return compare(table, first, second, unit=unit, margin=margin)
+        return _compared(table, first, second, metric, margin)
 
     def gap_at_best_rates(
         self, first: str, second: str, metric: str = "test_accuracy", margin: float | None = None, tuning: Iterable[int] = ()
@@ -251,12 +238,9 @@ class Study:
         ``tuning``: the seeds that choose the rates, see `best_rates`; the others are compared.
         """
         self._check((first, second))
-        scale, unit = points(metric)
-        rates, table = self.best_rates(metric, tuning).lr, {}
-        for arm, rate in rates.items():
-            seeds = self.by_seed(metric, lr=rate).get(arm, {})
-            table[arm] = {seed: scale * value for seed, value in seeds.items() if seed not in tuning}
-        return compare(table, first, second, unit=unit, margin=margin)
+        values, rates = self.values(metric), self.best_rates(metric, tuning).lr
+        chosen = values[(values.lr == values.arm.map(rates)) & ~values.seed.isin(list(tuning))]
+        return _compared(_by_seed(chosen), first, second, metric, margin)
 
     def best_rates(self, metric: str = "test_accuracy", tuning: Iterable[int] = ()):
         """A frame with a row an arm: its best rate by the metric of the validation split, and whether the grid ends there.
@@ -274,13 +258,12 @@ class Study:
         ``first``, ``second``: settings that single out one condition each, such as ``{"depth": 56}``. Otherwise as `gap`.
         """
         self._check((arm,))
-        scale, unit = points(metric)
         table = {
-            f"{name}, {condition_name(condition)}": {seed: scale * value for seed, value in seeds.items()}
+            f"{name}, {condition_name(condition)}": seeds
             for condition in (first, second)
             for name, seeds in self.by_seed(metric, **condition).items()
         }
-        return compare(table, *(f"{arm}, {condition_name(c)}" for c in (first, second)), unit=unit, margin=margin)
+        return _compared(table, f"{arm}, {condition_name(first)}", f"{arm}, {condition_name(second)}", metric, margin)
 
     def judge(self, id: str, **words: Any) -> Card:
         """Judge a contest of ``studies/NAME/claims.yml`` by its rule, and return its card.
@@ -455,6 +438,26 @@ class Study:
         for arm in arms:
             if arm not in self.settings:
                 raise ValueError(f"the study {self.name!r} has no arm {arm!r}; allowed: {', '.join(map(repr, self.settings))}")
+
+
+def _by_seed(values) -> dict[str, dict[int, float]]:
+    table: dict[str, dict[int, float]] = {}
+    for row in values.to_dict("records"):
+        seeds = table.setdefault(row["arm"], {})
+        if row["seed"] in seeds:
+            fixed = ("arm", "seed", "status", "value")
+            varied = [name for name in values if name not in fixed and values[name].astype(str).nunique() > 1]
+            raise ValueError(f"{row['arm']!r} has several runs of seed {row['seed']}: name a value of {' or '.join(varied)}")
+        if math.isfinite(row["value"]):
+            seeds[row["seed"]] = row["value"]
+    return {arm: seeds for arm, seeds in table.items() if seeds}
+
+
+def _compared(table: dict[str, dict[int, float]], first: str, second: str, metric: str, margin: float | None) -> Comparison:
+    """Compare two rows of a table in the unit in which the metric's differences read."""
+    scale, unit = points(metric)
+    scaled = {arm: {seed: scale * value for seed, value in seeds.items()} for arm, seeds in table.items()}
+    return compare(scaled, first, second, unit=unit, margin=margin)
 
 
 def measured(record: Record, metric: str) -> float:

@@ -42,7 +42,9 @@ def branch_gains(model: nn.Module, x: Tensor, loss: Callable[[Any], Tensor] | No
     passed: list[tuple[int, str, Tensor, Tensor]] = []
     hooks = []
     for number, block in enumerate(blocks_of(model), start=1):
-        for letter in sorted(set(block.word) & set(BRANCHES)) if isinstance(block, Block) else ():
+        if not isinstance(block, Block):
+            continue
+        for letter in sorted(set(block.word) & set(BRANCHES)):
             for branch in block.parts(letter):
                 hooks.append(branch.register_forward_hook(_keep(passed, number, letter)))
     if not hooks:

@@ -27,6 +27,7 @@ from resnorm.lab import (
     detectable,
     false_discovery,
     hierarchical,
+    learned_rates,
     matched,
     moderated_variance,
     paired_bootstrap,
@@ -34,6 +35,7 @@ from resnorm.lab import (
     progress,
     proportions,
     rank_correlation,
+    rate_sensitivity,
     unfinished,
     variance_prior,
 )
@@ -459,6 +461,15 @@ def test_hierarchical_shrinks_noise_and_keeps_what_is_clear():
 
 
 # -------------------------------------------------------------------------------- can the setting speak?
+
+
+def test_what_an_arm_owes_to_its_rate():
+    losses = {"wide": [2.0, 1.0, 2.5], "narrow": [2.0, 1.5, math.nan], "high": [2.6, 2.6, 2.6]}
+    runs = pandas.DataFrame([{"arm": arm, "value": value} for arm, values in losses.items() for value in values])
+    assert learned_rates(runs, chance=2.7, margin=0.2).to_dict() == {"wide": 2, "narrow": 2, "high": 0}
+    # a run that diverged counts as chance, and a loss that is high at every rate owes nothing to the rate
+    sensitivity = rate_sensitivity(runs, chance=2.7).to_dict()
+    assert sensitivity == pytest.approx({"wide": 5.5 / 3 - 1, "narrow": 6.2 / 3 - 1.5, "high": 0})
 
 
 def test_each_arm_at_its_own_best_rate():

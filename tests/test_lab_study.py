@@ -247,7 +247,8 @@ def test_each_arm_at_its_own_best_rate_is_chosen_by_other_seeds_than_those_that_
             for index, rate in enumerate((0.003, 0.01, 0.03, 0.1))
             for s in range(5)
         ]
-        rows = [row | dict(value=99.0) if row["lr"] == 0.003 and metric == "test_error" else row for row in rows]
+        # at the smallest rate the test split looks best of all, and nobody asks it
+        rows = [row | dict(value=0.0) if row["lr"] == 0.003 and metric == "test_error" else row for row in rows]
         return pandas.DataFrame([row for row in rows if (seed is None or row["seed"] in seed) and lr in (None, row["lr"])])
 
     monkeypatch.setattr(type(study), "values", lambda self, metric, **where: values(metric, **where))

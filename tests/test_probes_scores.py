@@ -46,3 +46,10 @@ def test_the_means_of_batches_scatter_with_one_over_the_root_of_their_size(size)
     assert model[0].num_batches_tracked.item() == 0
     with pytest.raises(ValueError, match="Linear has no batch norm"):
         probes.batch_noise(nn.Linear(2, 2), x, size)
+
+
+def test_the_norms_below_use_the_statistics_of_the_batch():
+    # behind a norm with the batch's own statistics no batch has a mean, so nothing scatters in front of the second one
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4))
+    first, second = probes.batch_noise(model, torch.randn(256, 4), 8)
+    assert first["error"] > 0.2 and second["error"] < 1e-6

@@ -230,6 +230,7 @@ def test_swiglu_gates_with_its_first_matrix():
         (conv(kernel=2), "kernel=2 is even"),
         (conv(groups=3), "groups=3 does not divide the widths 4 and 4"),
         (conv(6, groups=4), "groups=4"),
+        (conv(weight="norm(from_data=2)"), "conv: from_data=2; allowed: True, False"),
         (conv(weight="spectral"), "'spectral' is unknown; use None, 'norm', .*, 'standard' or 'scaled_standard'"),
         (attention(3), "heads=3 does not divide the width 4"),
         (attention(2, dropout=1.0), "dropout=1.0 is not a rate"),

@@ -158,7 +158,7 @@ def test_rules_across_rates(rule, better, than, outcome):
 
     options = dict(metric="validation_loss", chance=2.7, margin=0.1)
     assert rules.RULES[rule](Stub(), id="x", better=better, than=than, **options).outcome == outcome
-    assert rule in rules.ACROSS_RATES
+    assert rule in rules.RULES and rule not in rules.OF_A_DIFFERENCE
 
 
 def test_ranks_leave_out_what_scatters_and_begin_with_the_best():

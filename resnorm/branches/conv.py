@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resnorm.norms import call_form, weight_norm, weight_standardisation
+from resnorm.norms.settings import switch
 
 WEIGHTS = (None, "norm", "standard", "scaled_standard")
 STANDARD = ("standard", "scaled_standard")
@@ -62,7 +63,7 @@ class Convolution(nn.Conv2d):
         super().__init__(width, out, kernel, stride, kernel // 2, groups=groups, bias=bias)
         self.out_width, self.form = out, form
         self.eps: float | None = options.get("eps", EPS) if form in STANDARD else None
-        self.from_data = bool(options.get("from_data", False))
+        self.from_data = switch("conv", "from_data", options.get("from_data", False))
         if form == "norm":
             self.gain = nn.Parameter(torch.empty(out))
             self.reset_gain()

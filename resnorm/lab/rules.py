@@ -18,14 +18,19 @@ class Judgement:
 
 
 RULES: dict[str, Callable[..., Judgement]] = {}
-# These look at all rates of an arm together, and so at no difference between runs of one condition.
-ACROSS_RATES = ("learns_at_more_rates", "less_sensitive")
+OF_A_DIFFERENCE: set[str] = set()
 
 
 def rule(function: Callable[..., Judgement]) -> Callable[..., Judgement]:
     """Add a rule under the name of its function."""
     RULES[function.__name__] = function
     return function
+
+
+def of_a_difference(function: Callable[..., Judgement]) -> Callable[..., Judgement]:
+    """Add a rule that judges one difference, `Study.gaps`, which is one of the family of its study."""
+    OF_A_DIFFERENCE.add(function.__name__)
+    return rule(function)
 
 
 def sentence(name: str) -> str:
@@ -59,7 +64,7 @@ def lower_is_better(metric: str) -> bool:
     return metric.endswith(("loss", "error"))
 
 
-@rule
+@of_a_difference
 def beats(
     study: Any, id: str, better: str, than: str, metric: str, cannot_refute: str | None = None, chance: float | None = None
 ) -> Judgement:
@@ -71,7 +76,7 @@ def beats(
     return Judgement(measured, _unless(outcome(gap, metric), cannot_refute), _note(metric, cannot_refute))
 
 
-@rule
+@of_a_difference
 def equivalent(study: Any, id: str, better: str, than: str, metric: str, margin: float) -> Judgement:
     """It holds if two one-sided tests put the difference within the stated margin, and fails if it is certainly not 0."""
     gap = study.gaps[id]
@@ -79,7 +84,7 @@ def equivalent(study: Any, id: str, better: str, than: str, metric: str, margin:
     return Judgement(f"{better} minus {than}: {gap}", words.get(gap.outcome, gap.outcome), f"Margin: {margin:g}.")
 
 
-@rule
+@of_a_difference
 def gains_nothing(study: Any, id: str, better: str, than: str, metric: str) -> Judgement:
     """It holds if the first arm is equivalent or worse, and fails if it is better."""
     gap = study.gaps[id]
@@ -89,7 +94,7 @@ def gains_nothing(study: Any, id: str, better: str, than: str, metric: str) -> J
     return Judgement(f"{better} minus {than}: {gap}", words.get(gap.outcome, gap.outcome), side(metric))
 
 
-@rule
+@of_a_difference
 def keeps_up(
     study: Any, id: str, better: str, than: str, metric: str, margin: float, cannot_refute: str | None = None
 ) -> Judgement:
@@ -99,7 +104,7 @@ def keeps_up(
     return Judgement(f"{better} minus {than}: {gap}", verdict, f"{note} {cannot_refute}" if cannot_refute else note)
 
 
-@rule
+@of_a_difference
 def better_under(
     study: Any, id: str, better: str, than: str, metric: str, conditions: list[dict], cannot_refute: str | None = None
 ) -> Judgement:
@@ -109,7 +114,7 @@ def better_under(
     return Judgement(measured, _unless(outcome(gap, metric), cannot_refute), _note(metric, cannot_refute))
 
 
-@rule
+@of_a_difference
 def keeps_up_under(study: Any, id: str, better: str, than: str, metric: str, conditions: list[dict], margin: float) -> Judgement:
     """It holds if one arm is not worse by the margin or more under the first condition than under the second."""
     gap, (first, second) = study.gaps[id], map(condition_name, conditions)

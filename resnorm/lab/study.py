@@ -16,7 +16,7 @@ from resnorm.lab.experiment import Experiment
 from resnorm.lab.frames import frame, origin, setting, settings_columns
 from resnorm.lab.plans.checks import check_preset
 from resnorm.lab.record import Record
-from resnorm.lab.rules import ACROSS_RATES, RULES, Judgement, axis, condition_name, lower_is_better, points, sentence, side
+from resnorm.lab.rules import OF_A_DIFFERENCE, RULES, Judgement, axis, condition_name, lower_is_better, points, sentence, side
 from resnorm.lab.running import run_all
 from resnorm.lab.runs import Runs, committed, studies_folder
 from resnorm.lab.statistics import Comparison, ModeratedVariance, best_rates, compare, control, hierarchical, moderated_variance
@@ -300,14 +300,14 @@ class Study:
         gaps = {}
         for id, entry in self.contests.items():
             arms = (entry["better"], entry["than"])
-            if entry["rule"] in ACROSS_RATES or not all(arm in self.settings for arm in arms) or self.missing(*arms):
+            if entry["rule"] not in OF_A_DIFFERENCE or not all(arm in self.settings for arm in arms) or self.missing(*arms):
                 continue
             if arms[0] == arms[1]:
                 first, second = entry["conditions"]
                 gaps[id] = self.change(arms[0], first, second, entry["metric"], entry.get("margin"))
             elif "tuning" in entry:
                 gaps[id] = self.gap_at_best_rates(*arms, entry["metric"], entry.get("margin"), entry["tuning"])
-            elif "conditions" not in entry:
+            else:
                 gaps[id] = self.gap(*arms, entry["metric"], entry.get("margin"), **entry.get("where", {}))
         return control(gaps)
 
